@@ -1,0 +1,87 @@
+"""Where a figure comes from: command, versions, machine, commit and the very weights."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gendiff.pipelines.base import GendiffPipeline
+
+PACKAGES = ("torch", "diffusers", "accelerate", "numpy")
+
+
+def command_line() -> str:
+    """The command that runs now, as one would type it from the root of the repository."""
+    script = Path(sys.argv[0])
+    return shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]])
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment(device: str, dtype: str) -> dict[str, Any]:
+    """What the figures may depend on besides the code."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "os": platform.platform(),
+        "cpu_model": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "dtype": dtype,
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the working tree and whether it has changes; None where git does not know."""
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def model_folder(name_or_folder: str) -> Path:
+    """The folder of a pipeline given by path, built-in name or hub repository.
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    path = Path(name_or_folder)
+    return path if path.is_dir() else Path(GendiffPipeline.download(name_or_folder))
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """One hash over names and bytes of all configs and weights of a saved pipeline; its card does not count."""
+    content = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
+        content.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(__file__).parent
+    try:
+        run = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None

@@ -1,0 +1,1 @@
+"""Causal graphs, mechanisms and interventions: what speaks of causes, not of pixels."""

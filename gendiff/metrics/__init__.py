@@ -1,0 +1,1 @@
+"""Distances and scores that turn samples into numbers with their provenance."""

@@ -1,0 +1,1 @@
+"""Building blocks without a config of their own, shared by two networks or more."""

@@ -1,0 +1,1 @@
+"""One file per method: prepare inputs, call `sample`, decode."""

@@ -1,0 +1,121 @@
+"""Training checkpoints on disk: each is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+STATE_FILE, FACTS_FILE = "state.pt", "checkpoint.json"
+_LEFTOVER = ".partial-"
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into that takes the place of `folder` once everything in it is on disk.
+
+    If the block raises, nothing remains of it and an older `folder` stays as it was.
+    """
+    partial = folder.with_name(f"{_LEFTOVER}{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            _flush(path)
+        if folder.exists():
+            # A folder cannot be renamed onto a full one; the old one stays whole until the new one is.
+            old = folder.with_name(f"{_LEFTOVER}old-{folder.name}")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _flush(folder.parent)
+    remove_leftovers(folder.parent)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all."""
+    partial = path.with_name(f"{_LEFTOVER}{path.name}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _flush(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed write left in `folder`."""
+    for path in folder.glob(f"{_LEFTOVER}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], facts: dict[str, Any], keep: int) -> Path:
+    """Write the checkpoint of a step and remove all but the `keep` newest.
+
+    Args:
+        folder: of all checkpoints of the run.
+        step: optimiser steps done.
+        state: tensors and plain values, nested at will.
+        facts: JSON values about the run, to be read without loading the state.
+        keep: how many checkpoints remain, this one included.
+    Returns: the checkpoint's folder.
+    """
+    path = folder / f"step-{step:08d}"
+    with written_whole(path) as partial:
+        torch.save(state, partial / STATE_FILE)
+        (partial / FACTS_FILE).write_text(json.dumps({"step": step, **facts}, indent=2), encoding="utf-8")
+    for old in _complete(folder)[:-keep]:
+        # First out of sight, so that a kill in between leaves no half of a checkpoint under its name.
+        gone = old.with_name(f"{_LEFTOVER}{old.name}")
+        old.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    return path
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder`, None if there is none."""
+    complete = _complete(folder)
+    return complete[-1] if complete else None
+
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """Step and facts of a checkpoint."""
+    return json.loads((checkpoint / FACTS_FILE).read_text(encoding="utf-8"))
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The state of a checkpoint, on the CPU; never runs code from the file.
+
+    Raises:
+        ValueError: the file is damaged or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{checkpoint / STATE_FILE} cannot be loaded: {error}") from error
+
+
+def _complete(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if (path / FACTS_FILE).is_file())
+
+
+def _flush(path: Path) -> None:
+    """Force a file or a folder's entries to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,102 @@
+"""The drawn graph, read back from its SVG."""
+
+from __future__ import annotations
+
+import random
+from xml.etree import ElementTree
+
+import pytest
+
+from gendiff.app.graph_drawing import draw_graph
+from gendiff.causal.graph import CausalGraph, GraphError, Variable
+
+CHAIN = CausalGraph(
+    [Variable(name) for name in ("a", "b", "c", "d")], [("a", "b"), ("b", "c"), ("a", "c"), ("c", "d"), ("a", "d")]
+)
+
+
+def parse(graph: CausalGraph, intervened=()) -> ElementTree.Element:
+    return ElementTree.fromstring(draw_graph(graph, intervened))
+
+
+def parts(svg: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
+    return [group for group in svg.iter("g") if kind in group.attrib["class"].split()]
+
+
+def boxes(svg: ElementTree.Element) -> dict[str, tuple[float, float, float, float]]:
+    """Left, top, right, bottom of each node by its name."""
+    found = {}
+    for node in parts(svg, "node"):
+        (rect,), (text,) = node.iter("rect"), node.iter("text")
+        x, y, width, height = (float(rect.attrib[key]) for key in ("x", "y", "width", "height"))
+        found[text.text] = (x, y, x + width, y + height)
+    return found
+
+
+def random_graph(seed: int) -> CausalGraph:
+    draw = random.Random(seed)
+    names = [f"v{i}" + "x" * draw.randint(0, 12) for i in range(draw.randint(1, 9))]
+    edges = [(p, c) for i, p in enumerate(names) for c in names[i + 1 :] if draw.random() < 0.4]
+    return CausalGraph([Variable(name) for name in names], edges)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_causes_stand_above_effects_and_nothing_overlaps(seed):
+    graph = random_graph(seed)
+    svg = parse(graph)
+    placed = boxes(svg)
+    assert set(placed) == set(graph.names)
+    assert len(parts(svg, "edge")) == len(graph.edges)
+    assert all(placed[cause][3] < placed[effect][1] for cause, effect in graph.edges)
+    for first in placed:
+        for second in set(placed) - {first}:
+            same_row = placed[first][1] == placed[second][1]
+            assert not same_row or placed[first][2] < placed[second][0] or placed[second][2] < placed[first][0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_drawing_fits_its_frame(seed):
+    svg = parse(random_graph(seed))
+    left, top, width, height = map(float, svg.attrib["viewBox"].split())
+    assert all(
+        left <= x0 and top <= y0 and x1 <= left + width and y1 <= top + height for x0, y0, x1, y1 in boxes(svg).values()
+    )
+
+
+def test_no_two_arrows_end_in_one_point():
+    heads = [path.attrib["d"] for edge in parts(parse(CHAIN), "edge") for path in list(edge)[1:]]
+    assert len(heads) == len(CHAIN.edges) == len(set(heads))
+
+
+def test_an_intervention_cuts_what_comes_in_and_marks_what_follows():
+    svg = parse(CHAIN, ["c"])
+    classes = {node.find("text").text: node.attrib["class"].split()[1:] for node in parts(svg, "node")}
+    assert classes == {"a": [], "b": [], "c": ["set"], "d": ["follows"]}
+    styles = dict(zip(CHAIN.edges, (edge.attrib["class"].split()[1:] for edge in parts(svg, "edge")), strict=True))
+    assert styles == {("a", "b"): [], ("a", "c"): ["cut"], ("a", "d"): [], ("b", "c"): ["cut"], ("c", "d"): ["carries"]}
+    assert "set by hand: c" in svg.attrib["aria-label"]
+
+
+def test_a_joint_intervention_stops_at_the_second_variable():
+    svg = parse(CausalGraph([Variable(name) for name in "abc"], [("a", "b"), ("b", "c")]), ["a", "b"])
+    classes = [node.attrib["class"].split()[1:] for node in parts(svg, "node")]
+    assert classes == [["set"], ["set"], ["follows"]]
+
+
+def test_an_edge_that_skips_a_layer_goes_round_it():
+    svg = parse(CHAIN)
+    styles = dict(zip(CHAIN.edges, parts(svg, "edge"), strict=True))
+    path = styles["a", "c"].find("path").attrib["d"]
+    middle = float(path.split("S")[0].split()[-2])
+    assert middle > boxes(svg)["b"][2]
+
+
+def test_names_are_escaped():
+    svg = parse(CausalGraph([Variable("<b>&"), Variable('"q"')], [("<b>&", '"q"')]))
+    assert set(boxes(svg)) == {"<b>&", '"q"'}
+    assert '<b>& causes "q"' in svg.attrib["aria-label"]
+
+
+def test_an_unknown_variable_is_refused():
+    with pytest.raises(GraphError, match="unknown variable 'z'"):
+        draw_graph(CHAIN, ["z"])

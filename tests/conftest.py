@@ -1,0 +1,94 @@
+"""Small networks for tests. Each factory seeds its weights anew, so that two calls give equal networks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read at import: a test that would download must fail at once
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from diffusers.utils import logging
+
+from gendiff.causal.graph import CausalGraph, Variable
+from gendiff.models.causal_encoder import CausalEncoder
+from gendiff.models.causal_mechanisms import CausalMechanisms
+from gendiff.models.latent_projection import LatentProjection
+from gendiff.models.patch_unet import PatchUNet2DModel
+from gendiff.pipelines.counterfactual import CounterfactualPipeline
+
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+
+SIDE = 16
+WIDTHS = (8, 16)
+
+
+def make_graph() -> CausalGraph:
+    """A collider with a descendant beside a root of its own: thickness, slant -> intensity -> contrast; digit."""
+    return CausalGraph(
+        [
+            Variable("thickness", loc=2.5, scale=2.0, low=0.5, high=7.0, dim=2),
+            Variable("slant", loc=0.0, scale=30.0, low=-30.0, high=30.0, dim=2),
+            Variable("intensity", loc=160.0, scale=96.0, low=64.0, high=255.0, dim=2),
+            Variable("contrast", loc=0.5, scale=0.5, low=0.0, high=1.0, dim=2),
+            Variable("digit", kind="categorical", num_classes=3),
+        ],
+        [("thickness", "intensity"), ("slant", "intensity"), ("intensity", "contrast")],
+    )
+
+
+def make_unet(channels: int = 1, seed: int = 0) -> PatchUNet2DModel:
+    torch.manual_seed(seed)
+    return PatchUNet2DModel(SIDE, channels, block_out_channels=WIDTHS, norm_num_groups=4).eval()
+
+
+def make_counterfactual_pipeline(
+    graph: CausalGraph | None = None,
+    channels: int = 1,
+    style_dim: int = 3,
+    mechanism: str = "additive",
+    p_uncond: float = 0.1,
+    p_block: float = 0.1,
+    seed: int = 0,
+    **scheduler: Any,
+) -> CounterfactualPipeline:
+    graph = make_graph() if graph is None else graph
+    unet = make_unet(channels, seed)
+    encoder = CausalEncoder(SIDE, channels, graph.dim, style_dim, block_out_channels=WIDTHS, norm_num_groups=4)
+    mechanisms = CausalMechanisms(graph.to_dict(), hidden_dim=8, mechanism=mechanism)
+    block_dims = [variable.dim for variable in graph.variables]
+    projection = LatentProjection(block_dims, 4 * WIDTHS[0], style_dim, 16, p_uncond, p_block)
+    settings = {
+        "num_train_timesteps": 100,
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "clip_sample": False,
+    }
+    pipe = CounterfactualPipeline(
+        encoder.eval(), mechanisms.eval(), projection.eval(), unet, DDIMScheduler(**{**settings, **scheduler})
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def tiny_graph() -> Callable[..., CausalGraph]:
+    return make_graph
+
+
+@pytest.fixture
+def tiny_unet() -> Callable[..., PatchUNet2DModel]:
+    """`tiny_unet(channels=1, seed=0)`: 16 px, two levels, condition of width 32."""
+    return make_unet
+
+
+@pytest.fixture
+def tiny_counterfactual_pipeline() -> Callable[..., CounterfactualPipeline]:
+    """`tiny_counterfactual_pipeline(graph=None, channels=1, style_dim=3, ..., **scheduler)`, untrained, 16 px."""
+    return make_counterfactual_pipeline

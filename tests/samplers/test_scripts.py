@@ -1,0 +1,68 @@
+"""The scripts of the `samplers` folder run, and the scheduler they teach is as good as they say."""
+
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from gendiff.oracles.gaussian import Gaussian, exact_predictor
+from gendiff.samplers.loop import sample
+
+# diffusers hands torch tensors to numpy functions, which numpy 2 comments on.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+FOLDER = Path(__file__).parents[2] / "samplers"
+TINY = {
+    "convergence": ["--steps", "4", "8"],
+    "guidance": ["--steps", "4", "--samples", "8", "--scales", "1", "3"],
+    "inversion": ["--steps", "4", "8", "--samples", "8"],
+    "write_your_own": ["--steps", "4", "8"],
+}
+
+
+def run(script, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
+    return runpy.run_path(str(FOLDER / f"{script}.py"), run_name="__main__")
+
+
+def test_every_script_is_tried_and_listed():
+    assert sorted(file.stem for file in FOLDER.glob("*.py")) == sorted(TINY)
+    table = (FOLDER / "README.md").read_text()
+    assert all(f"`{script}.py`" in table for script in TINY)
+
+
+@pytest.mark.parametrize("script", TINY)
+def test_script_draws_a_picture(script, tmp_path, monkeypatch):
+    out = tmp_path / "new folder" / "picture.png"
+    run(script, monkeypatch, "--out", str(out), *TINY[script])
+    with Image.open(out) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 400
+        assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 100
+
+
+@pytest.mark.parametrize("script", TINY)
+def test_script_explains_itself(script, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(script, monkeypatch, "--help")
+    assert end.value.code == 0
+    assert "--out" in capsys.readouterr().out
+
+
+def test_scripts_are_short():
+    assert all(len(file.read_text().splitlines()) < 80 for file in FOLDER.glob("*.py"))
+
+
+def test_the_taught_scheduler_is_of_second_order():
+    scheduler = runpy.run_path(str(FOLDER / "write_your_own.py"))["FlowAdamsBashforthScheduler"]()
+    data = Gaussian(torch.tensor([1.0, -2.0]).double(), torch.tensor([[1.0, 0.3], [0.3, 0.2]]).double())
+    noise = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    errors = []
+    for steps in (80, 160):
+        scheduler.set_timesteps(steps)
+        reached = sample(exact_predictor(data, scheduler), scheduler, noise, progress=False)
+        errors.append((reached - data.transport(noise, (0.0, 1.0))).square().mean().sqrt().item())
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.1)
