@@ -21,8 +21,8 @@ from provenance import checkpoint_sha256, command_line, environment, git_state, 
 from report import read_result, write_result
 
 import gendiff
+from gendiff.files import write_whole
 from gendiff.pipelines.counterfactual import CounterfactualPipeline
-from gendiff.training.checkpoint import write_text_whole
 
 SECONDS_PER_PASS = 1.1e-3
 """Of one image through the U-Net of the built-in pendulum model, on one core of a server CPU."""
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> Path:
         write_result(args.output, result)
     write_result(args.output, result)
     text = to_markdown(result, draw(args.output))
-    write_text_whole(args.output.with_suffix(".md"), text)
+    write_whole(args.output.with_suffix(".md"), text)
     print(text)
     return args.output
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from counterfactual_rows import MODEL_ROWS, REFERENCE_ROWS
@@ -16,7 +17,11 @@ Summary = Mapping[tuple, Mapping[str, Any]]
 TABLES = (
     ("cf_l1", 2, "Distance to the true counterfactual, grey levels of 255: l1(x', x*)"),
     ("cf_gain", 3, "Gain over returning the input: 1 - l1(x', x*) / l1(x, x*); 1 is perfect, 0 is the input"),
-    ("effectiveness", 3, "Effectiveness: error of what is read from x', in units of scale"),
+    (
+        "effectiveness",
+        3,
+        "Effectiveness: error of what is read from x', in units of scale (of the others: in the JSON)",
+    ),
     ("accuracy", 3, "Share of x' whose class is read as it should be"),
     ("propagation_error", 3, "Propagation error: the model's own values of descendants against the truth, of scale"),
     ("leakage", 3, "Leakage: how far what must not move has moved, of scale (share of changed ones for a class)"),
@@ -44,12 +49,14 @@ class Bar:
         text: what is measured.
         limit: how much it may be (`at_most`) or must be.
         figure: measured; None if it was not.
+        floor: the same figure of the true counterfactuals, which no model can be expected to beat.
         at_most: whether small is good.
     """
 
     text: str
     limit: float
     figure: float | None
+    floor: float | None = None
     at_most: bool = True
 
     @property
@@ -64,7 +71,7 @@ def bars(result: Mapping[str, Any]) -> list[Bar]:
     """What the default answers of the model shall reach on the result's dataset."""
     summary = summarise(result["cases"], ("metric", "do", "of"))
     graph = CausalGraph.from_dict(result["settings"]["graph"])
-    shared = [Bar("null intervention, largest error of a pixel", 1e-4, _worst(summary, "null_max_error"))]
+    shared = [Bar("null intervention, largest error of a pixel", 1e-4, _mean(summary, "model", "null_max_error"))]
     if result["settings"]["dataset"] == "handwriting":
         return [*_handwriting_bars(result, summary), *shared]
     return [*_pendulum_bars(summary, graph), *shared]
@@ -93,19 +100,19 @@ def to_markdown(result: Mapping[str, Any], figure: str | None) -> str:
     ]
     parts += [f"![Counterfactuals and the truth]({figure})"] if figure else []
     parts += _classifier_lines(result)
+    reached = reached_pairs(CausalGraph.from_dict(settings["graph"]))
     for metric, digits, caption in TABLES:
-        table = metric_table(summary, metric, digits)
-        parts += [f"## {metric}", f"{caption}.", table] if table else []
+        keys = [key for key in summary if key[1] == metric]
+        if metric == "effectiveness":
+            keys = [key for key in keys if key[2:] in reached]
+        parts += [f"## {metric}", f"{caption}.", metric_table(summary, keys, digits)] if keys else []
     parts += ["## Rows", _legend(result)]
     return "\n\n".join(parts) + "\n"
 
 
-def metric_table(summary: Summary, metric: str, digits: int) -> str | None:
-    """Rows of the benchmark by (do, of) columns; None if nothing was measured."""
-    keys = [key for key in summary if key[1] == metric]
-    if not keys:
-        return None
-    columns = sorted({key[2:] for key in keys}, key=[key[2:] for key in keys].index)
+def metric_table(summary: Summary, keys: Sequence[tuple], digits: int) -> str:
+    """Rows of the benchmark by (do, of) columns, for `keys` (row, metric, do, of) of one metric."""
+    metric, columns = keys[0][1], list(dict.fromkeys(key[2:] for key in keys))
     rows = _in_order({key[0] for key in keys})
     body = [[row, *(shown(summary.get((row, metric, *column)), digits) for column in columns)] for row in rows]
     return markdown_table(["row", *(_column_name(*column) for column in columns)], body)
@@ -116,46 +123,56 @@ def _pendulum_bars(summary: Summary, graph: CausalGraph) -> list[Bar]:
     for root in graph.roots:
         figure = _mean(summary, "model", "cf_l1", root)
         measured = _mean(summary, "no_propagation", "cf_l1", root)
-        limit = RENDERED_NO_PROPAGATION[root]
-        found.append(Bar(f"cf_l1 under do({root}), below no_propagation of all images", limit, figure))
+        found.append(Bar(f"cf_l1 under do({root}), below no_propagation", RENDERED_NO_PROPAGATION[root], figure))
         if measured is not None:
-            found.append(Bar(f"cf_l1 under do({root}), below no_propagation of these images", measured, figure))
+            found.append(Bar(f"cf_l1 under do({root}), below no_propagation on these images", measured, figure))
     return [
         *found,
-        Bar("effectiveness, worst of intervened and descendants", 0.10, _worst_reached(summary, graph)),
-        Bar("leakage, worst", 0.05, _worst(summary, "leakage")),
-        Bar("composition_10, grey levels", 0.5, _worst(summary, "composition_10")),
-        Bar("propagation error, worst", 0.05, _worst(summary, "propagation_error")),
+        *_pair_bars(summary, "effectiveness", 0.10, reached_pairs(graph)),
+        *_pair_bars(summary, "leakage", 0.05, {key[2:] for key in summary if key[1] == "leakage"}),
+        *_pair_bars(summary, "propagation_error", 0.05, reached_pairs(graph)),
+        Bar("composition_10, grey levels", 0.5, _mean(summary, "model", "composition_10")),
     ]
 
 
 def _handwriting_bars(result: Mapping[str, Any], summary: Summary) -> list[Bar]:
-    found = [
-        Bar(f"effectiveness of {of} under do({do})", 0.15, _mean(summary, "model", "effectiveness", do, of))
-        for do, of in (("thickness", "thickness"), ("thickness", "intensity"), ("intensity", "intensity"))
-    ]
-    for do in ("thickness", "intensity"):
-        kept = _mean(summary, "model", "accuracy", do, "digit")
-        found.append(Bar(f"digit kept under do({do})", 0.95, kept, at_most=False))
+    def bar(metric: str, do: str, of: str, text: str, limit: float, at_most: bool = True) -> Bar:
+        figure, floor = (_mean(summary, row, metric, do, of) for row in ("model", "readout_floor"))
+        return Bar(text, limit, figure, floor, at_most)
+
+    pairs = (("thickness", "thickness"), ("thickness", "intensity"), ("intensity", "intensity"))
     accuracy = result["settings"]["classifier_accuracy"].get("written")
-    return [*found, Bar("classifier on real test digits", 0.97, accuracy, at_most=False)]
-
-
-def _worst_reached(summary: Summary, graph: CausalGraph) -> float | None:
-    """Largest effectiveness error among the intervened variables and their descendants."""
-    reached = [
-        value["mean"]
-        for (row, metric, do, of), value in summary.items()
-        if (row, metric) == ("model", "effectiveness") and of in (do, *graph.descendants(do))
+    return [
+        *(bar("effectiveness", do, of, f"effectiveness of {of} under do({do})", 0.15) for do, of in pairs),
+        *(
+            bar("accuracy", do, "digit", f"digit kept under do({do})", 0.95, at_most=False)
+            for do in ("thickness", "intensity")
+        ),
+        Bar("classifier on real test digits", 0.97, accuracy, at_most=False),
     ]
-    return max(reached, default=None)
 
 
-def _worst(summary: Summary, metric: str) -> float | None:
-    return max((value["mean"] for key, value in summary.items() if key[:2] == ("model", metric)), default=None)
+def reached_pairs(graph: CausalGraph) -> set[tuple[str, str]]:
+    """(do, of) for every variable with itself and with each of its descendants."""
+    return {(name, of) for name in graph.names for of in (name, *graph.descendants(name))}
 
 
-def _mean(summary: Summary, row: str, metric: str, do: str, of: str | None = None) -> float | None:
+def _pair_bars(summary: Summary, metric: str, limit: float, pairs: Iterable[tuple]) -> list[Bar]:
+    """The mean over pairs (do, of), and the worst pair by name."""
+    figures = {pair: _mean(summary, "model", metric, *pair) for pair in pairs}
+    known = {pair: figure for pair, figure in figures.items() if figure is not None}
+    if not known:
+        return [Bar(f"{metric}, worst", limit, None)]
+    floors = {pair: _mean(summary, "readout_floor", metric, *pair) for pair in known}
+    measured = [floor for floor in floors.values() if floor is not None]
+    worst = max(known, key=lambda pair: known[pair])
+    return [
+        Bar(f"{metric}, mean", limit, fmean(known.values()), fmean(measured) if measured else None),
+        Bar(f"{metric}, worst ({_column_name(*worst)})", limit, known[worst], floors[worst]),
+    ]
+
+
+def _mean(summary: Summary, row: str, metric: str, do: str | None = None, of: str | None = None) -> float | None:
     found = summary.get((row, metric, do, of))
     return None if found is None else found["mean"]
 
@@ -163,10 +180,16 @@ def _mean(summary: Summary, row: str, metric: str, do: str, of: str | None = Non
 def bar_table(found: Sequence[Bar]) -> str:
     words = {True: "yes", False: "**no**", None: "not measured"}
     rows = [
-        [bar.text, f"{'≤' if bar.at_most else '≥'} {bar.limit:.3g}", _figure(bar.figure), words[bar.met]]
+        [
+            bar.text,
+            f"{'≤' if bar.at_most else '≥'} {bar.limit:.3g}",
+            _figure(bar.figure),
+            _figure(bar.floor),
+            words[bar.met],
+        ]
         for bar in found
     ]
-    return markdown_table(["bar", "limit", "figure", "met"], rows)
+    return markdown_table(["bar", "limit", "figure", "floor", "met"], rows)
 
 
 def _figure(value: float | None) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gendiff.training.checkpoint import write_text_whole
+from gendiff.files import write_whole
 
 SCHEMA = "gendiff-bench/1"
 
@@ -38,7 +38,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(path, json.dumps({"schema": SCHEMA, **result}, indent=1) + "\n")
+    write_whole(path, json.dumps({"schema": SCHEMA, **result}, indent=1) + "\n")
 
 
 def summarise(cases: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> dict[tuple, dict[str, Any]]:

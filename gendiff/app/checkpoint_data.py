@@ -1,4 +1,4 @@
-"""The data a checkpoint was trained on, with its ground truth."""
+"""Examples of the data a checkpoint was trained on, with their ground truth."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import yaml
 from gendiff.data import load_dataset
 from gendiff.pipelines.base import GendiffPipeline
 
+EXAMPLES = {"handwriting": "samples"}
+"""Split that shows a dataset; "test" unless named here. Data that users must fetch ships some samples."""
+OF_TRAINING = ("num_images", "experiments")
+"""Arguments of a recipe's data that describe its training split only."""
 
-def checkpoint_dataset(model: str | os.PathLike[str], split: str = "test") -> Any:
-    """Test images, truths and read-outs of a checkpoint's own data.
 
-    Where the data itself must be fetched by the user and is not there, the samples that ship with the package are
-    returned instead.
+def checkpoint_dataset(model: str | os.PathLike[str]) -> Any:
+    """Unseen images, truths and read-outs of a checkpoint's own data; the same on every machine.
 
     Args:
         model: a built-in checkpoint, a folder or a hub repository.
-        split: "train", "validation" or "test".
 
     Raises:
         ValueError: the checkpoint does not say what it was trained on.
@@ -31,7 +32,5 @@ def checkpoint_dataset(model: str | os.PathLike[str], split: str = "test") -> An
         raise ValueError(f"{folder} holds no recipe.yaml, so its data is unknown; pass an image of your own.")
     arguments = dict(yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"])
     name = arguments.pop("name")
-    try:
-        return load_dataset(name, split=split, **arguments)
-    except FileNotFoundError:
-        return load_dataset(name, split="samples")
+    kept = {key: value for key, value in arguments.items() if key not in OF_TRAINING}
+    return load_dataset(name, split=EXAMPLES.get(name, "test"), **kept)

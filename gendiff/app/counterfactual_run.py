@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import platform
 from collections.abc import Mapping
@@ -15,15 +14,18 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from gendiff.causal.intervention import InterventionError, check_interventions
 from gendiff.pipelines.base import pipeline
-from gendiff.pipelines.counterfactual import CounterfactualPipeline
+from gendiff.pipelines.counterfactual import CounterfactualPipeline, CounterfactualPipelineOutput
 from gendiff.pipelines.images import to_tensor
 
 from .checkpoint_data import checkpoint_dataset
-from .pictures import grid, strip, to_pil
+from .pictures import grid, png_bytes, strip, to_pil
 
 # Side in screen pixels, about, that a picture is enlarged to in grids.
 SHOWN = 160
+PREDICTION = ("guidance_scale", "guidance_mode", "allow_extrapolation")
+"""Options of the call that prediction alone takes too."""
 VERSIONS = ("gendiff", "torch", "diffusers", "accelerate", "numpy")
 
 
@@ -63,25 +65,25 @@ def run(question: Question, arguments: Mapping[str, Any]) -> tuple[dict[str, byt
     Returns: content by file name, and a summary for the terminal.
 
     Raises:
-        ValueError: anything about the question that does not fit the model.
+        ValueError: anything about the question that does not fit the model; before any sampling.
         OSError: the picture or the model cannot be read.
     """
     if question.num_images < 1:
         raise ValueError(f"--num-images must be at least 1, got {question.num_images}.")
     pipe = pipeline("counterfactual", question.model, device=question.device)
-    images, indices = _images(question, pipe)
-    call = {"labels": question.labels or None, "output_type": "pt", **question.options}
-    generators = [torch.Generator().manual_seed(question.seed + i) for i in range(len(images))]
-    answer = pipe(images, question.interventions, generator=generators, **call)
-
-    files = {}
-    suffixes = [""] if len(images) == 1 else [f"-{i:02d}" for i in range(len(images))]
-    for suffix, before, after in zip(suffixes, images, answer.images, strict=True):
-        files[f"factual{suffix}.png"] = _png(to_pil(before))
-        files[f"counterfactual{suffix}.png"] = _png(to_pil(after))
-    scale = max(1, SHOWN // images.shape[-1])
-    title = _title(question.interventions)
-    rows = [[to_pil(image, scale) for image in pair] for pair in zip(images, answer.images, strict=True)]
+    _check_sweep(pipe, question)
+    dataset = _own_data(question.model)
+    images, indices = _images(question, pipe, dataset)
+    answer = pipe(
+        images,
+        question.interventions,
+        labels=question.labels or None,
+        generator=[torch.Generator().manual_seed(question.seed + i) for i in range(len(images))],
+        output_type="pt",
+        **question.options,
+    )
+    assert isinstance(answer, CounterfactualPipelineOutput)
+    after = answer.images.cpu()
     record = {
         "task": "counterfactual",
         "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
@@ -90,29 +92,41 @@ def run(question: Question, arguments: Mapping[str, Any]) -> tuple[dict[str, byt
         "factors": {"factual": _plain(answer.factual), "counterfactual": _plain(answer.counterfactual)},
         "stats": asdict(answer.stats),
     }
-    columns = ["factual", title]
-    dataset = _own_data(question.model)
     if dataset is not None:
-        pairs = {"factual": images, "counterfactual": answer.images.cpu()}
+        pairs = {"factual": images, "counterfactual": after}
         record["pixels"] = {name: _plain(dataset.read(2 * pair - 1)) for name, pair in pairs.items()}
-    if indices is not None:
-        truth = _truth(dataset, indices, question.interventions)
-        if truth is not None:
-            rows = [[*row, to_pil(image, scale)] for row, image in zip(rows, truth, strict=True)]
-            columns.append("truth")
-            record["l1_to_truth"] = (255 * (answer.images.cpu() - truth).abs().mean(dim=(1, 2, 3))).tolist()
-    files["grid.png"] = _png(grid(rows, column_labels=columns))
+    columns = {"factual": images, _title(question.interventions): after}
+    truth = None if indices is None else _truth(dataset, indices, question.interventions)
+    if truth is not None:
+        columns["truth"] = truth
+        record["l1_to_truth"] = (255 * (after - truth).abs().mean(dim=(1, 2, 3))).tolist()
+    files = _pictures(images, after, columns)
     if question.sweep is not None:
-        name, values = question.sweep
-        swept = _sweep(pipe, question, images[:1], call)
-        captions = [f"{name}={value:g}" for value in values]
-        files["sweep.png"] = _png(strip([to_pil(image, scale) for image in swept], captions))
-        record["sweep"] = {"variable": name, "values": values}
+        files["sweep.png"] = _sweep(pipe, question, answer)
+        record["sweep"] = {"variable": question.sweep[0], "values": question.sweep[1]}
     files["run.json"] = (json.dumps(record, indent=2) + "\n").encode()
     return files, _summary(answer.factual, answer.counterfactual)
 
 
-def _images(question: Question, pipe: CounterfactualPipeline) -> tuple[Tensor, list[int] | None]:
+def _check_sweep(pipe: CounterfactualPipeline, question: Question) -> None:
+    if question.sweep is None:
+        return
+    name, values = question.sweep
+    if name in question.interventions:
+        raise ValueError(f"{name!r} is in --do and in --sweep.")
+    allow = question.options.get("allow_extrapolation", False)
+    check_interventions(pipe.graph, {name: values}, len(values), allow_extrapolation=allow)
+
+
+def _own_data(model: str) -> Any | None:
+    """The model's own data, whose read-outs measure a picture; None where it is unknown or cannot be had."""
+    try:
+        return checkpoint_dataset(model)
+    except (ValueError, ImportError, FileNotFoundError):
+        return None
+
+
+def _images(question: Question, pipe: CounterfactualPipeline, dataset: Any) -> tuple[Tensor, list[int] | None]:
     """Pictures (B, C, S, S) in [0, 1], and their places in the test data if they come from there."""
     channels, size = pipe.sample_shape[:2]
     if question.image is not None:
@@ -122,7 +136,8 @@ def _images(question: Question, pipe: CounterfactualPipeline) -> tuple[Tensor, l
         except UnidentifiedImageError as error:
             raise ValueError(f"{question.image} is not a picture.") from error
         return (to_tensor(picture, channels, size) + 1) / 2, None
-    dataset = checkpoint_dataset(question.model)
+    if dataset is None:
+        raise ValueError(f"no test images of {question.model} can be had here: give --image.")
     count = len(dataset)
     if question.num_images > count:
         raise ValueError(f"--num-images must be at most {count}, the number of test images, got {question.num_images}.")
@@ -130,36 +145,39 @@ def _images(question: Question, pipe: CounterfactualPipeline) -> tuple[Tensor, l
     return dataset.images[chosen].float() / 255, chosen.tolist()
 
 
-def _sweep(pipe: CounterfactualPipeline, question: Question, image: Tensor, call: Mapping[str, Any]) -> Tensor:
-    """(COUNT, C, S, S): the first picture under the joint intervention with one more variable varied."""
-    assert question.sweep is not None
-    name, values = question.sweep
-    if name in question.interventions:
-        raise ValueError(f"{name!r} is in --do and in --sweep.")
-    together = {key: [value] * len(values) for key, value in question.interventions.items()} | {name: values}
-    return pipe(
-        image.expand(len(values), -1, -1, -1),
-        together,
-        generator=[torch.Generator().manual_seed(question.seed) for _ in values],
-        **call,
-    ).images
-
-
 def _truth(dataset: Any, indices: list[int], interventions: Mapping[str, float]) -> Tensor | None:
     """True counterfactuals (B, C, S, S) in [0, 1], or None where the data has none for these variables."""
     try:
         pictures = [dataset.counterfactual(index, interventions)[0] for index in indices]
-    except ValueError:
+    except InterventionError:
         return None
     return (torch.stack(pictures) + 1) / 2
 
 
-def _own_data(model: str) -> Any | None:
-    """The model's own data, whose read-outs measure a picture; None where it is unknown or cannot be had."""
-    try:
-        return checkpoint_dataset(model)
-    except (ValueError, ImportError):
-        return None
+def _pictures(before: Tensor, after: Tensor, columns: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """factual.png and counterfactual.png in the images' own size, numbered if many, and the grid of all."""
+    suffixes = [""] if len(before) == 1 else [f"-{i:02d}" for i in range(len(before))]
+    files = {f"factual{suffix}.png": png_bytes(to_pil(image)) for suffix, image in zip(suffixes, before, strict=True)}
+    files |= {
+        f"counterfactual{suffix}.png": png_bytes(to_pil(image)) for suffix, image in zip(suffixes, after, strict=True)
+    }
+    rows = [[to_pil(image, _scale(image)) for image in row] for row in zip(*columns.values(), strict=True)]
+    return files | {"grid.png": png_bytes(grid(rows, column_labels=list(columns)))}
+
+
+def _sweep(pipe: CounterfactualPipeline, question: Question, answer: CounterfactualPipelineOutput) -> bytes:
+    """Strip of the first picture under the joint intervention with one more variable varied."""
+    assert question.sweep is not None
+    name, values = question.sweep
+    together = {key: [value] * len(values) for key, value in question.interventions.items()} | {name: values}
+    options = {key: question.options[key] for key in PREDICTION if key in question.options}
+    state = answer.state.repeated(0, len(values))
+    images = pipe.predict(state, together, output_type="pt", **options).images
+    return png_bytes(strip([to_pil(image, _scale(image)) for image in images], [f"{name}={v:g}" for v in values]))
+
+
+def _scale(image: Tensor) -> int:
+    return max(1, SHOWN // image.shape[-1])
 
 
 def _plain(values: Mapping[str, Tensor]) -> dict[str, list[float]]:
@@ -170,13 +188,6 @@ def _title(interventions: Mapping[str, float]) -> str:
     return "do(" + ", ".join(f"{name}={value:g}" for name, value in interventions.items()) + ")"
 
 
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def _summary(factual: Mapping[str, Tensor], counterfactual: Mapping[str, Tensor]) -> str:
-    return "\n".join(
-        f"{name:14s} {factual[name][0].item():10.3f} -> {counterfactual[name][0].item():10.3f}" for name in factual
-    )
+    lines = [f"{name:14s} {factual[name][0].item():9.2f} -> {counterfactual[name][0].item():9.2f}" for name in factual]
+    return "\n".join(lines)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from gendiff.data.idx import write_whole
+from gendiff.files import write_whole
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from gendiff.data.idx import write_whole
+from gendiff.files import write_whole
 
 INK, FRAME, PAPER = (38, 38, 38), (222, 222, 222), (255, 255, 255)
 FONT_SIZE = 14

@@ -34,9 +34,9 @@ from tqdm.auto import tqdm
 from gendiff.causal.graph import CausalGraph, Variable
 from gendiff.causal.intervention import InterventionError
 from gendiff.data import morphology
-from gendiff.data.idx import write_whole
 from gendiff.data.mnist import mnist_arrays
 from gendiff.data.rendered import SEEDS, RenderedDataset, check_count, check_images, check_share
+from gendiff.files import write_whole
 
 SPLITS = (*SEEDS, "samples")
 SAMPLES = Path(__file__).parent / "samples" / "handwriting.npz"

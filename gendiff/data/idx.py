@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+
+from gendiff.files import write_whole
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 """Type byte of the header -> NumPy type on disk."""
@@ -80,18 +81,6 @@ def write_idx(path: str | Path, array: np.ndarray) -> None:
     data = header + array.astype(DTYPES[code]).tobytes()
     # No time stamp in the gzip header: equal arrays give equal files.
     write_whole(path, gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data)
-
-
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part; makes its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def find_idx(folder: str | Path, name: str) -> Path:

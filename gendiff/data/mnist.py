@@ -14,7 +14,8 @@ from typing import IO
 
 import numpy as np
 
-from gendiff.data.idx import find_idx, read_bytes, read_idx, write_whole
+from gendiff.data.idx import find_idx, read_bytes, read_idx
+from gendiff.files import write_whole
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

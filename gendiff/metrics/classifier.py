@@ -12,8 +12,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from gendiff.data.handwriting import Handwriting
-from gendiff.data.idx import write_whole
 from gendiff.data.rendered import check_images, from_bytes
+from gendiff.files import write_whole
 
 BRIGHTEST = 12
 """Pixels whose mean is the brightness of a stroke, which the classifier divides by."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -35,6 +35,12 @@ class AbductedState:
     @property
     def batch_size(self) -> int:
         return len(self.u)
+
+    def repeated(self, index: int, count: int) -> AbductedState:
+        """`count` copies of one image, to ask it several questions in one batch."""
+        rows = [index] * count
+        noise = self.noise[:, rows] if self.scheme == "edict" else self.noise[rows]
+        return replace(self, u=self.u[rows], z=self.z[rows], style=self.style[rows], noise=noise)
 
     def check_shapes(self, graph: CausalGraph, style_dim: int, sample_shape: tuple[int, int, int]) -> None:
         """Raise ValueError, naming the field, unless the state belongs to `graph` and to images of `sample_shape`."""

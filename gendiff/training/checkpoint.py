@@ -3,63 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gendiff.files import LEFTOVER, written_whole
+
 STATE_FILE, FACTS_FILE = "state.pt", "checkpoint.json"
-_LEFTOVER = ".partial-"
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into that takes the place of `folder` once everything in it is on disk.
-
-    If the block raises, nothing remains of it and an older `folder` stays as it was.
-    """
-    partial = folder.with_name(f"{_LEFTOVER}{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in (*partial.rglob("*"), partial):
-            _flush(path)
-        if folder.exists():
-            # A folder cannot be renamed onto a full one; the old one stays whole until the new one is.
-            old = folder.with_name(f"{_LEFTOVER}old-{folder.name}")
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _flush(folder.parent)
-    remove_leftovers(folder.parent)
-
-
-def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file that is there whole or not at all."""
-    partial = path.with_name(f"{_LEFTOVER}{path.name}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        _flush(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed write left in `folder`."""
-    for path in folder.glob(f"{_LEFTOVER}*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], facts: dict[str, Any], keep: int) -> Path:
@@ -79,7 +31,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], facts: dict[
         (partial / FACTS_FILE).write_text(json.dumps({"step": step, **facts}, indent=2), encoding="utf-8")
     for old in _complete(folder)[:-keep]:
         # First out of sight, so that a kill in between leaves no half of a checkpoint under its name.
-        gone = old.with_name(f"{_LEFTOVER}{old.name}")
+        gone = old.with_name(f"{LEFTOVER}{old.name}")
         old.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
     return path
@@ -110,12 +62,3 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def _complete(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / FACTS_FILE).is_file())
-
-
-def _flush(path: Path) -> None:
-    """Force a file or a folder's entries to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -91,9 +91,7 @@ def _labelled_error(prediction: Tensor, target: Tensor, penalty: Callable[[Tenso
     return torch.where(known, errors, 0.0).sum() / known.sum().clamp(min=1)
 
 
-def _diffusion_loss(
-    unet: Any, scheduler: DDIMScheduler, image: Tensor, condition: Tensor, generator: torch.Generator
-) -> Tensor:
+def _diffusion_loss(unet: Any, scheduler: Any, image: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(image.shape, generator=generator).to(image)
     timesteps = torch.randint(scheduler.config["num_train_timesteps"], (len(image),), generator=generator)
     timesteps = timesteps.to(image.device)
@@ -117,7 +115,7 @@ def _mechanism_loss(mechanisms: CausalMechanisms, labels: Tensor, intervened: Te
     filled = {name: block.nan_to_num(0.0) for name, block in blocks.items()}
     total = labels.new_zeros(())
     for name in children:
-        prediction, _ = mechanisms.effect(name, filled)
+        prediction = torch.as_tensor(mechanisms.effect(name, filled)[0])
         parents_known = torch.stack([~blocks[parent].isnan().any(dim=1) for parent in graph.parents(name)]).all(dim=0)
         explained = parents_known if intervened is None else parents_known & ~intervened[:, graph.index(name)]
         target = torch.where(explained[:, None], blocks[name], torch.nan)

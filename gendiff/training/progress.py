@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from .checkpoint import write_text_whole
+from gendiff.files import write_whole
 
 
 class Meter:
@@ -53,7 +53,7 @@ class Log:
         rows = [row for row in _rows(path) if row["step"] <= resumed_at]
         if rows:
             self.last = rows[-1]
-        write_text_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+        write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row; a number that is not finite is written as null."""

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import written_whole
+from gendiff.files import written_whole
+
 from .model_card import write_model_card
 from .run import Run
 

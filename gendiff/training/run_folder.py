@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import newest_checkpoint, read_facts, remove_leftovers, write_text_whole
+from gendiff.files import remove_leftovers, write_whole
+
+from .checkpoint import newest_checkpoint, read_facts
 from .recipe import Recipe
 
 # A resumed run may change these; all others would make it a different run.
@@ -61,7 +63,7 @@ class RunFolder:
         for folder in (self.path, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
-        write_text_whole(self.recipe, recipe.to_yaml())
+        write_whole(self.recipe, recipe.to_yaml())
 
     def newest(self) -> Path | None:
         """The checkpoint to continue from."""

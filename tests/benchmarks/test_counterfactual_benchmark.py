@@ -70,7 +70,7 @@ def test_every_row_and_metric_is_measured_and_written(benchmark, arguments, mode
 
     text = path.with_suffix(".md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()
-    assert "| cf_l1 under do(angle), below no_propagation of all images | ≤ 2.34 |" in text
+    assert "| cf_l1 under do(angle), below no_propagation | ≤ 2.34 |" in text
     assert "result.png" in text and path.with_suffix(".png").stat().st_size > 10_000
     # References are what they are by definition, whatever the model.
     assert set(cells(result, "readout_floor", "cf_l1")) == {0.0}
@@ -189,7 +189,7 @@ def test_bars_are_met_or_missed_by_the_figures(benchmark):
     def met(error):
         return {bar.text: bar.met for bar in tables.bars(result(error))}
 
-    angle, leakage = "cf_l1 under do(angle), below no_propagation of all images", "leakage, worst"
+    angle, leakage = "cf_l1 under do(angle), below no_propagation", "leakage, worst (do(angle): light)"
     good, bad = met(0.01), met(2.0)
     assert good[angle] is True and good[leakage] is True
     assert bad[angle] is False and bad[leakage] is False

@@ -39,7 +39,7 @@ def test_it_prints_where_the_page_is(installed, capsys):
         (("--steps", "5000", "--num-images", "2"), "num_inference_steps must lie in 1..100, got 5000"),
         (("--seed", "-4"), "'--seed'"),
         (("--num-images", "0"), "'--num-images'"),
-        (("--num-images", "6"), "num_images must be at most 5, the number of test images, got 6"),
+        (("--num-images", "1001"), "num_images must be at most 1000, the number of test images, got 1001"),
         (("--device", "abacus"), "device 'abacus' cannot be used on this machine"),
         (("--steps", "many"), "'--steps'"),
     ],

@@ -211,3 +211,16 @@ def test_bad_arguments(tmp_path):
         Handwriting("train", root=tmp_path)
     with pytest.raises(ValueError, match="blank"):
         prepare(np.zeros((1, 28, 28), np.uint8), np.zeros(1, np.uint8), seed=0)
+
+
+def test_experiments_set_the_intensity_in_the_training_split_only(root):
+    observed = Handwriting("train", root=root)
+    data = Handwriting("train", root=root, experiments=1.0)
+    assert data.intervened[:, 1].all() and not data.intervened[:, [0, 2]].any()
+    assert not observed.intervened.any() and not Handwriting("samples", experiments=1.0).intervened.any()
+    assert torch.equal(data.labels[:, [0, 2]], observed.labels[:, [0, 2]])
+    read = data.read(torch.stack([data[k]["image"] for k in range(12)]))
+    assert (read["intensity"] - data.labels[:, 1]).abs().max() < 0.51
+    # Brightness is divided out of the measure; a clipped pixel may move an outline a little.
+    assert (read["thickness"] - data.labels[:, 0]).abs().max() < 0.25
+    assert data.counterfactual(0, {"thickness": 3.0})[1]["intensity"] == data.labels[0, 1].item()

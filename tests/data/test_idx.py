@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from gendiff.data.idx import find_idx, parse_idx, read_idx, write_idx, write_whole
+from gendiff.data.idx import find_idx, parse_idx, read_idx, write_idx
 
 DTYPES = ["uint8", "int8", "int16", "int32", "float32", "float64"]
 
@@ -75,17 +75,3 @@ def test_find_prefers_the_plain_file(tmp_path):
     assert find_idx(tmp_path, "digits").name == "digits.gz"
     (tmp_path / "digits").touch()
     assert find_idx(tmp_path, "digits").name == "digits"
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-
-    def fail(self, target):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["file"]

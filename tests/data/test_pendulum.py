@@ -189,3 +189,37 @@ def test_datasets_load_by_name():
 
 def images_of(dataset):
     return torch.stack([dataset[index]["image"] for index in range(len(dataset))])
+
+
+def test_experiments_set_shadows_in_the_training_split_only():
+    observed, experiments = (Pendulum("train", size=8, num_images=600, experiments=share) for share in (0.0, 0.5))
+    assert (
+        not observed.intervened.any() and not Pendulum("test", size=8, num_images=50, experiments=0.5).intervened.any()
+    )
+    length, position = experiments.intervened[:, 2], experiments.intervened[:, 3]
+    assert not experiments.intervened[:, :2].any()
+    # A third each of: length, position, both. 600 draws of probability 1/3 have a standard error of 0.02.
+    assert length.float().mean().item() == pytest.approx(1 / 3, abs=0.08)
+    assert (length & position).float().mean().item() == pytest.approx(1 / 6, abs=0.08)
+    assert torch.equal(experiments.labels[~length, 2], observed.labels[~length, 2])
+    assert torch.equal(experiments.labels[:, :2], observed.labels[:, :2])
+    for column, name in ((2, "shadow_len"), (3, "shadow_pos")):
+        values, variable = experiments.labels[experiments.intervened[:, column], column], experiments.graph[name]
+        assert values.min() >= variable.low and values.max() <= variable.high
+        assert values.mean().item() == pytest.approx((variable.low + variable.high) / 2, abs=1.5)
+
+
+def test_a_set_shadow_stays_set_when_the_angle_changes():
+    data = Pendulum("train", size=8, num_images=60, experiments=1.0)
+    for index in range(20):
+        _, values = data.counterfactual(index, {"angle": 10.0})
+        cast = shadow(torch.tensor([10.0]), data.labels[index, 1:2])
+        for column, name in ((2, "shadow_len"), (3, "shadow_pos")):
+            wanted = data.labels[index, column] if data.intervened[index, column] else cast[column - 2][0]
+            assert values[name] == pytest.approx(wanted.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), True, "half"])
+def test_a_share_of_experiments_is_between_0_and_1(share):
+    with pytest.raises(ValueError, match=r"experiments must be a number in \[0, 1\]"):
+        Pendulum("train", num_images=2, experiments=share)

@@ -505,8 +505,8 @@ def test_half_precision_weights_move_a_float32_state(make, dtype: torch.dtype):
     assert len(caught) == 1
     assert out.latents.dtype == out.state.noise.dtype == out.state.z.dtype == torch.float32
     back = pipe.reconstruct(out.state, output_type="pt").images
-    # The rounded network is a network like any other, which EDICT undoes, with float32's own rounding: about 1e-5 here.
-    assert (back - pictures()).abs().max() <= 1e-2
+    # The rounded network is a network like any other, and EDICT undoes it up to the rounding of the state.
+    assert (back - pictures()).abs().max() <= 1e-4
     assert (out.images - back).abs().max() > 1e-3
 
 

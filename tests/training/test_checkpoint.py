@@ -3,15 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gendiff.files import remove_leftovers, written_whole
 from gendiff.training import checkpoint
 from gendiff.training.checkpoint import (
     newest_checkpoint,
     read_facts,
     read_state,
-    remove_leftovers,
     save_checkpoint,
-    write_text_whole,
-    written_whole,
 )
 
 
@@ -72,15 +70,6 @@ def test_leftovers_of_a_killed_write_are_no_checkpoint_and_are_removed(tmp_path)
     assert newest_checkpoint(tmp_path) == tmp_path / "step-00000001"
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["step-00000001"]
-
-
-def test_text_is_replaced_whole(tmp_path):
-    path = tmp_path / "log"
-    write_text_whole(path, "one")
-    with pytest.raises(UnicodeEncodeError):
-        write_text_whole(path, "two \ud800")
-    assert path.read_text() == "one"
-    assert names(tmp_path) == ["log"]
 
 
 class Dangerous:
