@@ -101,7 +101,7 @@ def test_random_graphs_agree_with_networkx(seed: int):
     graph = random_graph(seed)
     reference = nx.DiGraph()
     reference.add_nodes_from(graph.names)
-    reference.add_edges_from(graph.edges)
+    reference.add_edges_from([(cause, effect) for cause, effect in graph.edges])
     place = {name: i for i, name in enumerate(graph.topological_order)}
     assert sorted(place) == sorted(graph.names)
     assert all(place[cause] < place[effect] for cause, effect in graph.edges)

@@ -85,7 +85,7 @@ def test_save_and_load(tmp_path):
     encoder = make(28, 3, latent_dim=7, style_dim=2, block_out_channels=(6, 12, 18), norm_num_groups=3)
     encoder.save_pretrained(tmp_path)
     again = CausalEncoder.from_pretrained(tmp_path)
-    assert again.config.block_out_channels == [6, 12, 18]
+    assert again.config["block_out_channels"] == [6, 12, 18]
     images = pictures(2, 3, 28)
     assert torch.equal(again(images).mean, encoder(images).mean)
     assert torch.equal(again(images).style_logvar, encoder(images).style_logvar)

@@ -165,7 +165,7 @@ def test_interventions_combine(mechanism: str, graph: CausalGraph, data: st.Data
 def jacobian_support(layer: CausalMechanisms) -> set[tuple[str, str]]:
     """Pairs (cause, effect) whose blocks of dz / du are not zero everywhere."""
     graph = layer.graph
-    jacobian = torch.autograd.functional.jacobian(layer, noise(graph, batch=1))[0, :, 0]
+    jacobian = torch.func.jacrev(layer)(noise(graph, batch=1))[0, :, 0]
     return {
         (cause, effect)
         for cause, columns in graph.slices.items()
@@ -308,7 +308,7 @@ def test_save_and_load_keep_weights_noise_and_graph(mechanism: str, tmp_path):
     layer.save_pretrained(tmp_path)
     again = CausalMechanisms.from_pretrained(tmp_path)
     assert again.graph == graph
-    assert (again.config.hidden_dim, again.config.mechanism) == (5, mechanism)
+    assert (again.config["hidden_dim"], again.config["mechanism"]) == (5, mechanism)
     assert torch.equal(again.noise_mean, layer.noise_mean) and torch.equal(again.noise_cov, layer.noise_cov)
     u = noise(graph).float()
     assert torch.equal(again(u), layer(u))

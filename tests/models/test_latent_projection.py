@@ -96,7 +96,7 @@ def test_save_and_load(tmp_path):
     projection, (z, style) = make(hidden_dim=7, p_uncond=0.25, p_block=0.0), latents()
     projection.save_pretrained(tmp_path)
     again = LatentProjection.from_pretrained(tmp_path)
-    assert (again.config.p_uncond, again.config.p_block) == (0.25, 0.0)
+    assert (again.config["p_uncond"], again.config["p_block"]) == (0.25, 0.0)
     keep = torch.tensor([[True, False, True, False]] * 4)
     assert torch.equal(again(z, style, keep), projection(z, style, keep))
 

@@ -32,9 +32,9 @@ def inputs(size: int = 16, channels: int = 3, width: int = 32, batch: int = 2) -
 
 def plain(model: PatchUNet2DModel) -> UNet2DModel:
     """diffusers' own network for 3 channels with attention at the second level, with the weights of `model`."""
-    channels = 3 * model.config.patch_size**2
+    channels = 3 * model.config["patch_size"] ** 2
     unet = UNet2DModel(
-        sample_size=16 // model.config.patch_size,
+        sample_size=16 // model.config["patch_size"],
         in_channels=channels,
         out_channels=channels,
         block_out_channels=(8, 16),
@@ -135,7 +135,7 @@ def test_save_and_load(tmp_path):
     model.save_pretrained(tmp_path)
     # without gradients, as for `model`: attention takes another kernel with them
     again = PatchUNet2DModel.from_pretrained(tmp_path).requires_grad_(False)
-    assert again.config.patch_size == 3 and list(again.config.attention_levels) == [0, 2]
+    assert again.config["patch_size"] == 3 and list(again.config["attention_levels"]) == [0, 2]
     sample, timestep, condition = inputs(24, 1, width=24)
     expected = model(sample, timestep, class_labels=condition).sample
     assert torch.equal(again(sample, timestep, class_labels=condition).sample, expected)

@@ -58,7 +58,7 @@ def pictures(batch: int = 2, channels: int = 1, size: int = 16, dtype: torch.dty
     return torch.rand(batch, channels, size, size, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def ask(pipe: CounterfactualPipeline, *args: Any, **kwargs: Any):
+def ask(pipe: CounterfactualPipeline, *args: Any, **kwargs: Any) -> Any:
     return pipe(*args, **{"num_inference_steps": STEPS, "output_type": "pt", **kwargs})
 
 
@@ -214,7 +214,7 @@ def test_guidance_modes_contrast_with_what_they_say(make, mode: str):
     contrast = (state.z, state.style) if mode == "factual" else (z, state.style, keep)
 
     def decoded(*condition: Tensor) -> Tensor:
-        scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        scheduler: Any = DDIMScheduler.from_config(pipe.scheduler.config)
         scheduler.set_timesteps(1)
         timestep = scheduler.timesteps[0]
         output = pipe.unet(state.noise, timestep, class_labels=pipe.projection(*condition)).sample

@@ -134,7 +134,7 @@ def test_the_mechanism_term_compares_labels_with_labels(data, mechanism: str):
 
 
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
-def test_a_network_that_knows_the_image_has_no_diffusion_loss(pipe, data, prediction_type: str):
+def test_a_network_that_knows_the_image_has_no_diffusion_loss(pipe, data, prediction_type: Any):
     scheduler = DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type)
     batch = batch_of(data)
 

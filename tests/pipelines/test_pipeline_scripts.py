@@ -1,0 +1,32 @@
+"""The scripts in the folder pipelines/ at the top, run as a user runs them, at tiny size."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from gendiff.data.pendulum import pendulum_graph
+
+SCRIPTS = Path(__file__).parents[2] / "pipelines"
+
+
+def test_counterfactual(tmp_path, monkeypatch, capsys, tiny_counterfactual_pipeline):
+    model, out = tmp_path / "model", tmp_path / "out.png"
+    tiny_counterfactual_pipeline(graph=pendulum_graph(), channels=3).save_pretrained(model)
+    (model / "recipe.yaml").write_text("data: {name: pendulum, size: 16}\n")
+    options = ["--model", str(model), "--do", "angle=20", "light=90", "--index", "3", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", ["counterfactual.py", *options, "--out", str(out)])
+    runpy.run_path(str(SCRIPTS / "counterfactual.py"), run_name="__main__")
+    with Image.open(out) as picture:
+        assert picture.size == (3 * 16 * 8, 16 * 8)
+    printed = capsys.readouterr().out
+    assert "->    20.00   truth    20.00" in printed and "8 network calls" in printed
+
+
+def test_every_script_is_in_the_table():
+    table = (SCRIPTS / "README.md").read_text(encoding="utf-8")
+    for script in SCRIPTS.glob("*.py"):
+        assert f"`{script.name}`" in table
