@@ -32,7 +32,11 @@ TABLES = (
     ("reversibility_10", 2, "... and ten times"),
     ("minimality", 3, "Minimality, 0 to 0.87, lower is better"),
     ("disentanglement", 3, "DCI disentanglement of the factors"),
-    ("completeness", 3, "DCI completeness of the factors"),
+    (
+        "completeness",
+        3,
+        "DCI completeness of the factors; d equal latents for each variable out of D can reach 1 - log d / log D",
+    ),
     ("informativeness", 3, "DCI informativeness: R² of each variable (accuracy of a class) from the factors"),
 )
 """Metric, decimals, caption; in this order."""

@@ -241,7 +241,7 @@ def test_parents_are_read_in_declaration_order():
 
 def test_half_precision_weights_leave_factors_as_exact_as_they_are(tiny_graph: Callable[[], CausalGraph]):
     graph = tiny_graph()
-    layer = CausalMechanisms(graph.to_dict(), hidden_dim=8).to(torch.bfloat16)
+    layer = CausalMechanisms(graph.to_dict(), hidden_dim=8).bfloat16()
     u = noise(graph).float()
     z = layer(u)
     assert z.dtype == torch.float32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from gendiff.models.latent_projection import LatentProjection
 DIMS = [2, 3, 4]
 
 
-def make(style_dim: int = 5, **arguments) -> LatentProjection:
+def make(style_dim: int = 5, **arguments: Any) -> LatentProjection:
     torch.manual_seed(0)
     return LatentProjection(DIMS, 16, style_dim, **{"hidden_dim": 12, **arguments}).requires_grad_(False)
 
@@ -105,4 +107,4 @@ def test_save_and_load(tmp_path):
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
 def test_bad_probabilities_are_refused(name: str, value: float):
     with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\), got {value}"):
-        make(**{name: value})
+        LatentProjection(DIMS, 16, **{name: value})  # type: ignore[arg-type]
