@@ -1,0 +1,42 @@
+"""What the README shows is true: its Python runs, its commands exist, its tables are those of the results."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from gendiff.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_five_lines_run(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(code, scope)
+    assert (tmp_path / "counterfactual.png").is_file()
+    assert scope["out"].counterfactual["thickness"].item() == 5 and scope["out"].counterfactual["intensity"].item() == 120
+
+
+def test_every_command_it_names_exists():
+    groups = {group.name for group in app.registered_groups}
+    known = groups | {command.name for command in app.registered_commands}
+    named = set(re.findall(r"^gendiff (\w+)", README, re.MULTILINE))
+    assert named and named <= known
+
+
+def test_its_tables_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import readme
+
+    assert readme.filled(README, ROOT / "benchmarks" / "results") == README
+    assert len(readme.MARK.findall(README)) == 2
+    sys.modules.pop("readme")
+
+
+def test_files_it_points_to_are_there():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
