@@ -18,7 +18,9 @@ def test_the_five_lines_run(tmp_path, monkeypatch):
     scope: dict = {}
     exec(code, scope)
     assert (tmp_path / "counterfactual.png").is_file()
-    assert scope["out"].counterfactual["thickness"].item() == 5 and scope["out"].counterfactual["intensity"].item() == 120
+    assert (
+        scope["out"].counterfactual["thickness"].item() == 5 and scope["out"].counterfactual["intensity"].item() == 120
+    )
 
 
 def test_every_command_it_names_exists():
@@ -32,8 +34,10 @@ def test_its_tables_are_those_of_the_results(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import readme
 
-    assert readme.filled(README, ROOT / "benchmarks" / "results") == README
-    assert len(readme.MARK.findall(README)) == 2
+    assert len(readme.MARK.findall(README)) == 2 and len(readme.PAGES) == 3
+    for page in readme.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert readme.MARK.search(text) and readme.filled(text, ROOT / "benchmarks" / "results") == text
     sys.modules.pop("readme")
 
 
