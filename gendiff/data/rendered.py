@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ SEEDS = {"train": 0, "validation": 1, "test": 2}
 """Default seed of each split, so that no two splits share an item."""
 
 
-class RenderedDataset(Dataset):
+class RenderedDataset(Dataset, ABC):
     """Images drawn from a structural causal model whose equations and drawing are both known.
 
     An item is `{"image": (C, S, S) float in [-1, 1], "labels": (n,) float, raw units, in graph order, "intervened":
@@ -36,13 +37,13 @@ class RenderedDataset(Dataset):
     labels: Tensor
     intervened: Tensor
 
+    @abstractmethod
     def structural(self, index: int, interventions: Mapping[str, float]) -> Tensor:
         """All values (n,) of item `index` under `interventions`, its own noise kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def render(self, labels: Tensor, indices: Tensor) -> Tensor:
         """Draw (B, n) labels with the style of items `indices` (B,): (B, C, S, S) in [-1, 1]."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.images)

@@ -175,6 +175,9 @@ class Unanswerable(RenderedDataset):
     def structural(self, index, interventions):
         raise ValueError("no truth")
 
+    def render(self, labels, indices):
+        raise ValueError("no picture")
+
     def read(self, images):
         return {}
 
