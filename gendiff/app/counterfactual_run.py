@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -70,6 +71,7 @@ def run(question: Question, arguments: Mapping[str, Any]) -> tuple[dict[str, byt
     """
     if question.num_images < 1:
         raise ValueError(f"--num-images must be at least 1, got {question.num_images}.")
+    logging.disable_progress_bar()  # of loading; sampling has its own
     pipe = pipeline("counterfactual", question.model, device=question.device)
     _check_sweep(pipe, question)
     dataset = _own_data(question.model)
