@@ -1,16 +1,13 @@
-"""Small pictures put together: enlarged, labelled, arranged in a grid or a strip, written whole."""
+"""Small pictures put together: enlarged, labelled, arranged in a grid or a strip."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-
-from gendiff.files import write_whole
 
 INK, FRAME, PAPER = (38, 38, 38), (222, 222, 222), (255, 255, 255)
 FONT_SIZE = 14
@@ -95,15 +92,6 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
-
-
-def write_png(image: Image.Image, path: str | Path) -> None:
-    """Write `image` to `path` as PNG, whole or not at all; missing folders are made.
-
-    Raises:
-        OSError: the folder cannot be made or written.
-    """
-    write_whole(path, png_bytes(image))
 
 
 def _check_grid(

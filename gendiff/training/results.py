@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gendiff.files import written_whole
+from gendiff.files import write_whole, written_whole
 
 from .model_card import write_model_card
 from .run import Run
@@ -27,10 +28,9 @@ def save_picture(picture: Tensor, path: Path) -> None:
     """
     pixels = (picture.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    Image.fromarray(array).save(partial, format="PNG")
-    partial.replace(path)
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())
 
 
 def save_final(pipeline: Any, folder: Path, run: Run, last_row: Mapping[str, Any]) -> None:
