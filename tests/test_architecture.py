@@ -22,7 +22,7 @@ ALLOWED = {
     "models": {"nn", "causal"},
     "data": {"causal"},
     "oracles": {"causal", "samplers"},
-    "metrics": {"causal", "data", "nn"},
+    "metrics": {"causal", "data", "models", "nn"},
     "pipelines": {"samplers", "models", "nn", "causal"},
     "convert": {"models", "samplers", "nn", "causal", "pipelines"},
     "training": {"pipelines", "samplers", "models", "nn", "causal", "data", "metrics"},
