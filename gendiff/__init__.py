@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gendiff.data import load_dataset
     from gendiff.pipelines.base import GendiffPipeline, load_pipeline, pipeline
     from gendiff.pipelines.counterfactual import CounterfactualPipeline
+    from gendiff.pipelines.image_generation import ImageGenerationPipeline
     from gendiff.samplers.guidance import guided
     from gendiff.samplers.inversion import EDICTInverseScheduler, EDICTScheduler, FixedPointInverseScheduler
     from gendiff.samplers.loop import Step, sample
@@ -28,6 +29,7 @@ __all__ = [
     "FixedPointInverseScheduler",
     "GendiffPipeline",
     "GraphError",
+    "ImageGenerationPipeline",
     "InterventionError",
     "Step",
     "Variable",
@@ -45,6 +47,7 @@ _MODULES = {
     "gendiff.data": ("load_dataset",),
     "gendiff.pipelines.base": ("GendiffPipeline", "load_pipeline", "pipeline"),
     "gendiff.pipelines.counterfactual": ("CounterfactualPipeline",),
+    "gendiff.pipelines.image_generation": ("ImageGenerationPipeline",),
     "gendiff.samplers.guidance": ("guided",),
     "gendiff.samplers.inversion": ("EDICTInverseScheduler", "EDICTScheduler", "FixedPointInverseScheduler"),
     "gendiff.samplers.loop": ("Step", "sample"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import: a test that would download must fail at once
@@ -11,7 +11,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DModel
 from diffusers.utils import logging
 
 from gendiff.causal.graph import CausalGraph, Variable
@@ -20,6 +20,7 @@ from gendiff.models.causal_mechanisms import CausalMechanisms
 from gendiff.models.latent_projection import LatentProjection
 from gendiff.models.patch_unet import PatchUNet2DModel
 from gendiff.pipelines.counterfactual import CounterfactualPipeline
+from gendiff.pipelines.image_generation import ImageGenerationPipeline
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()
@@ -77,6 +78,35 @@ def make_counterfactual_pipeline(
     return pipe
 
 
+def make_image_pipeline(names: Sequence[str] = (), side: int = 8) -> ImageGenerationPipeline:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=side,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        add_attention=False,
+        num_class_embeds=len(names) + 1 if names else None,
+    ).eval()
+    pipe = ImageGenerationPipeline(
+        unet,
+        DDIMScheduler(
+            num_train_timesteps=100,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            timestep_spacing="trailing",
+            clip_sample=False,
+        ),
+        class_names=names,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @pytest.fixture
 def tiny_graph() -> Callable[..., CausalGraph]:
     return make_graph
@@ -92,3 +122,9 @@ def tiny_unet() -> Callable[..., PatchUNet2DModel]:
 def tiny_counterfactual_pipeline() -> Callable[..., CounterfactualPipeline]:
     """`tiny_counterfactual_pipeline(graph=None, channels=1, style_dim=3, ..., **scheduler)`, untrained, 16 px."""
     return make_counterfactual_pipeline
+
+
+@pytest.fixture
+def tiny_image_pipeline() -> Callable[..., ImageGenerationPipeline]:
+    """`tiny_image_pipeline(names=(), side=8)`: one channel, a class for each name, untrained."""
+    return make_image_pipeline

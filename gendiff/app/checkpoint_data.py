@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from gendiff.data import load_dataset
 from gendiff.pipelines.base import GendiffPipeline
 
 EXAMPLES = {"handwriting": "samples"}
 """Split that shows a dataset; "test" unless named here. Data that users must fetch ships some samples."""
+SHIPPED_PART = {"fashion-mnist-full": "fashion-mnist"}
+"""The part of a dataset's training split that comes with the package."""
 OF_TRAINING = ("num_images", "experiments")
 """Arguments of a recipe's data that describe its training split only."""
 
@@ -26,11 +29,28 @@ def checkpoint_dataset(model: str | os.PathLike[str]) -> Any:
     Raises:
         ValueError: the checkpoint does not say what it was trained on.
     """
+    name, arguments = _data(model)
+    kept = {key: value for key, value in arguments.items() if key not in OF_TRAINING}
+    return load_dataset(name, split=EXAMPLES.get(name, "test"), **kept)
+
+
+def training_examples(model: str | os.PathLike[str]) -> Tensor:
+    """Images (N, C, S, S) in [0, 1] like those a checkpoint was trained on, as many as every installation has.
+
+    Raises:
+        ValueError: the checkpoint does not say what it was trained on.
+    """
+    name, arguments = _data(model)
+    if name in SHIPPED_PART:
+        return load_dataset(SHIPPED_PART[name]).images.float() / 255
+    return load_dataset(name, **arguments).images.float() / 255
+
+
+def _data(model: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of the data in a checkpoint's recipe."""
     folder = Path(model if os.path.isdir(model) else GendiffPipeline.download(model))
     recipe = folder / "recipe.yaml"
     if not recipe.is_file():
         raise ValueError(f"{folder} holds no recipe.yaml, so its data is unknown; pass an image of your own.")
     arguments = dict(yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"])
-    name = arguments.pop("name")
-    kept = {key: value for key, value in arguments.items() if key not in OF_TRAINING}
-    return load_dataset(name, split=EXAMPLES.get(name, "test"), **kept)
+    return arguments.pop("name"), arguments

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +19,12 @@ from gendiff.pipelines.images import to_tensor
 
 from .checkpoint_data import checkpoint_dataset
 from .pictures import grid, png_bytes, strip, to_pil
+from .run_record import run_record
 
 # Side in screen pixels, about, that a picture is enlarged to in grids.
 SHOWN = 160
 PREDICTION = ("guidance_scale", "guidance_mode", "allow_extrapolation")
 """Options of the call that prediction alone takes too."""
-VERSIONS = ("gendiff", "torch", "diffusers", "accelerate", "numpy")
 
 
 @dataclass(frozen=True)
@@ -86,13 +83,9 @@ def run(question: Question, arguments: Mapping[str, Any]) -> tuple[dict[str, byt
     )
     assert isinstance(answer, CounterfactualPipelineOutput)
     after = answer.images.cpu()
-    record = {
-        "task": "counterfactual",
-        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
-        "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
+    record: dict[str, Any] = {
         "test_images": indices,
         "factors": {"factual": _plain(answer.factual), "counterfactual": _plain(answer.counterfactual)},
-        "stats": asdict(answer.stats),
     }
     if dataset is not None:
         pairs = {"factual": images, "counterfactual": after}
@@ -106,7 +99,7 @@ def run(question: Question, arguments: Mapping[str, Any]) -> tuple[dict[str, byt
     if question.sweep is not None:
         files["sweep.png"] = _sweep(pipe, question, answer)
         record["sweep"] = {"variable": question.sweep[0], "values": question.sweep[1]}
-    files["run.json"] = (json.dumps(record, indent=2) + "\n").encode()
+    files["run.json"] = run_record("counterfactual", arguments, answer.stats, **record)
     return files, _summary(answer.factual, answer.counterfactual)
 
 

@@ -13,13 +13,14 @@ from string import Template
 import gendiff
 from gendiff.pipelines.registry import Checkpoint, builtin_checkpoints
 
-from . import counterfactual_section
+from . import counterfactual_section, image_generation_section
 from .output_folder import output_folder, write_files
 from .section import Chapter, Section, Settings
 
 # A new task: one module with a `CHAPTER`, one line here.
 CHAPTERS: dict[str, Chapter] = {
     "counterfactual": counterfactual_section.CHAPTER,
+    "image-generation": image_generation_section.CHAPTER,
 }
 
 

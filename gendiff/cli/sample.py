@@ -76,3 +76,38 @@ def sample_counterfactual(
         files, summary = run(question, arguments)
         write_files(out, files)
     typer.echo(f"{summary}\n{', '.join(files)} in {out}")
+
+
+@app.command("image-generation")
+def sample_images(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and run.json.")],
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", metavar="NAME", help="Name or number; every class if left out.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Built-in checkpoint, folder or hub repository.")] = "ddpm-fashion",
+    num_images: Annotated[int, typer.Option(help="Images of each class.")] = 4,
+    steps: Annotated[int, typer.Option(help="Steps of the walk from noise to image.")] = 50,
+    scheduler: Annotated[str | None, typer.Option(help="ddim or dpm-solver++; the model's own if left out.")] = None,
+    guidance_scale: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Image i is drawn from seed + i.")] = 0,
+    device: Annotated[str | None, typer.Option(help="E.g. cuda.")] = None,
+) -> None:
+    """Images by class."""
+    arguments: dict[str, Any] = dict(locals())
+    from gendiff.app.image_generation_run import Order, run
+    from gendiff.app.output_folder import output_folder, write_files
+
+    order = Order(
+        model=model,
+        classes=classes or [],
+        num_images=num_images,
+        steps=steps,
+        scheduler=scheduler,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        device=device,
+    )
+    with output_folder(out):
+        files, summary = run(order, arguments)
+        write_files(out, files)
+    typer.echo(f"{summary}\ngrid.png and {len(files) - 1} more files in {out}")

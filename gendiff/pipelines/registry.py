@@ -43,6 +43,11 @@ TASKS: dict[str, Task] = {
         checkpoint="counterfactual-handwriting",
         summary="What would this image look like, had one of its causes been different?",
     ),
+    "image-generation": Task(
+        pipeline="gendiff.pipelines.image_generation.ImageGenerationPipeline",
+        checkpoint="ddpm-fashion",
+        summary="Images by class from a plain diffusion model, the baseline of every comparison.",
+    ),
 }
 
 

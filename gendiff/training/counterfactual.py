@@ -16,6 +16,7 @@ from gendiff.models.latent_projection import LatentProjection
 from gendiff.models.patch_unet import PatchUNet2DModel
 from gendiff.pipelines.counterfactual import CounterfactualPipeline
 
+from .diffusion import diffusion_loss
 from .methods import Method
 from .recipe import check_arguments
 
@@ -63,7 +64,7 @@ def objective(
     targets = embed_all(mechanisms.graph, labels)
     factors = mechanisms(posterior.mean)
     return {
-        "diffusion": _diffusion_loss(models["unet"], models["scheduler"], image, condition, generator),
+        "diffusion": diffusion_loss(models["unet"], models["scheduler"], image, condition, generator),
         "noise_kl": _kl(posterior.mean, posterior.logvar),
         "style_kl": _kl(posterior.style_mean, posterior.style_logvar),
         "align": _labelled_error(factors, targets, torch.square),
@@ -89,21 +90,6 @@ def _labelled_error(prediction: Tensor, target: Tensor, penalty: Callable[[Tenso
     # The target is filled before it meets the prediction: the gradient of a masked NaN would still be NaN.
     errors = penalty(prediction - target.nan_to_num(0.0))
     return torch.where(known, errors, 0.0).sum() / known.sum().clamp(min=1)
-
-
-def _diffusion_loss(unet: Any, scheduler: Any, image: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(image.shape, generator=generator).to(image)
-    timesteps = torch.randint(scheduler.config["num_train_timesteps"], (len(image),), generator=generator)
-    timesteps = timesteps.to(image.device)
-    noisy = scheduler.add_noise(image, noise, timesteps)
-    targets = {
-        "v_prediction": lambda: scheduler.get_velocity(image, noise, timesteps),
-        "epsilon": lambda: noise,
-        "sample": lambda: image,
-    }
-    target = targets[scheduler.config["prediction_type"]]()
-    prediction = unet(noisy, timesteps, class_labels=condition, return_dict=False)[0]
-    return torch.nn.functional.mse_loss(prediction.float(), target)
 
 
 def _mechanism_loss(mechanisms: CausalMechanisms, labels: Tensor, intervened: Tensor | None) -> Tensor:

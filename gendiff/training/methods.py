@@ -30,7 +30,11 @@ class Method:
     preview: Callable[[Any, Any, Generator], Tensor | None] = lambda pipeline, dataset, generator: None
 
 
-_METHODS: dict[str, Method | str] = {"counterfactual": "gendiff.training.counterfactual:METHOD"}
+_METHODS: dict[str, Method | str] = {
+    "classification": "gendiff.training.classification:METHOD",
+    "counterfactual": "gendiff.training.counterfactual:METHOD",
+    "image-generation": "gendiff.training.image_generation:METHOD",
+}
 
 
 def method_names() -> tuple[str, ...]:

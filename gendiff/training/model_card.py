@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from .recipe import Recipe
+from .recipe import Recipe, builtin_recipes
 
 
 def write_model_card(
@@ -53,14 +53,32 @@ def write_model_card(
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n"
         f"# {recipe.name}\n\n"
         f"{_table(('', ''), facts)}\n"
-        "## Use\n\n```python\nimport gendiff\n\n"
-        f'pipeline = gendiff.load_pipeline("{recipe.name}")  # or the path of this folder\n```\n\n'
+        f"## Use\n\n{_use(recipe)}\n"
         f"## Training\n\nTrained by `{_command(world)}` with the recipe below; on the same hardware and versions it "
         "gives the same weights again. Means over the last logged steps, of the weights before averaging:\n\n"
         f"{_table(('term', 'value'), {name: f'{value:.4g}' for name, value in losses.items()})}\n"
         f"```yaml\n{recipe.to_yaml()}```\n",
         encoding="utf-8",
     )
+
+
+def _use(recipe: Recipe) -> str:
+    """How the model is loaded: a classifier on its own, everything else as a pipeline."""
+    if recipe.task != "classification":
+        return (
+            "```python\nimport gendiff\n\n"
+            f'pipeline = gendiff.load_pipeline("{recipe.name}")  # or the path of this folder\n```\n'
+        )
+    code = (
+        "```python\nfrom gendiff.models.image_classifier import ImageClassifier\n\n"
+        'classifier = ImageClassifier.from_pretrained("path/of/this/folder").eval()\n'
+        "logits = classifier(images)  # images (B, C, S, S) in [-1, 1]; classifier.config.classes names the columns\n"
+        "features = classifier.features(images)\n```\n"
+    )
+    if recipe.name not in builtin_recipes():
+        return code
+    measure = f"gendiff evaluate fd --samples SAMPLES --reference REFERENCE --extractor {recipe.name}"
+    return f"{code}\nIts features as a yardstick, written FD[{recipe.name}]:\n\n```sh\n{measure}\n```\n"
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:

@@ -1,0 +1,133 @@
+"""How an image classifier is built and trained; no pipeline comes out, but the bare model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+
+from gendiff.errors import InvalidInputError
+from gendiff.models.image_classifier import ImageClassifier
+
+from .methods import Method
+from .recipe import check_arguments
+
+
+@dataclass
+class BareClassifier:
+    """A classifier where the trainer expects a pipeline; saved, it is the model's own folder, without an index."""
+
+    classifier: ImageClassifier
+
+    @property
+    def components(self) -> dict[str, ImageClassifier]:
+        return {"classifier": self.classifier}
+
+    def to(self, *args: Any, **kwargs: Any) -> BareClassifier:
+        """Move the classifier."""
+        self.classifier.to(*args, **kwargs)
+        return self
+
+    def save_pretrained(self, folder: str | Path, safe_serialization: bool = True) -> None:
+        """Write config.json and diffusion_pytorch_model.safetensors."""
+        self.classifier.save_pretrained(folder, safe_serialization=safe_serialization)
+
+    def set_progress_bar_config(self, **kwargs: Any) -> None:
+        """There is no bar."""
+
+
+def objective(
+    models: Mapping[str, Any],
+    batch: Mapping[str, Tensor],
+    generator: torch.Generator,
+    shift: int = 0,
+    flip: bool = False,
+    label_smoothing: float = 0.0,
+) -> dict[str, Tensor]:
+    """Cross-entropy in nats, and the share of right answers, to be logged.
+
+    Args:
+        models: with the "classifier".
+        batch: "image" (B, C, S, S) in [-1, 1] and "label" (B,) integers.
+        generator: CPU generator of every draw of this step.
+        shift: images move by up to so many pixels along each side.
+        flip: mirror half of the images left to right.
+        label_smoothing: probability mass taken from the true class and spread over all, in [0, 1).
+
+    Raises:
+        InvalidInputError: an option out of its range.
+    """
+    if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < batch["image"].shape[-1]:
+        raise InvalidInputError(f"objective.shift must be an integer from 0 to below the side, got {shift!r}.")
+    if not isinstance(flip, bool):
+        raise InvalidInputError(f"objective.flip must be true or false, got {flip!r}.")
+    if not 0 <= label_smoothing < 1:
+        raise InvalidInputError(f"objective.label_smoothing must be in [0, 1), got {label_smoothing!r}.")
+    images, labels = batch["image"], batch["label"]
+    if shift:
+        images = shifted(images, shift, generator)
+    if flip:
+        images = flipped(images, generator)
+    logits = models["classifier"](images).float()
+    return {
+        "cross_entropy": cross_entropy(logits, labels, label_smoothing=label_smoothing),
+        "accuracy": (logits.detach().argmax(dim=1) == labels).float().mean(),
+    }
+
+
+def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Each image (B, C, S, S) moved by -most .. most pixels along both sides; the border is repeated outwards."""
+    count, _, height, width = images.shape
+    down, right = torch.randint(2 * most + 1, (2, count), generator=generator).to(images.device)
+    rows = (torch.arange(height, device=images.device) + down[:, None])[:, :, None]
+    columns = (torch.arange(width, device=images.device) + right[:, None])[:, None, :]
+    index = torch.arange(count, device=images.device)[:, None, None]
+    # Indices split by a slice put the channels last.
+    return pad(images, (most,) * 4, mode="replicate")[index, :, rows, columns].permute(0, 3, 1, 2)
+
+
+def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (B, C, S, S), each mirrored left to right with probability 1/2."""
+    mirrored = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def build(models: Mapping[str, Mapping[str, Any]], dataset: Any) -> BareClassifier:
+    """Untrained classifier for `dataset`; sizes and classes are the data's.
+
+    Args:
+        models: keyword arguments of the "classifier"; may be left out.
+        dataset: has `images` (N, C, S, S), `labels` (N,) and `classes`, their names.
+
+    Raises:
+        ValueError: an unknown component or argument, or a class that no training image has.
+    """
+    check_arguments("models", models, ["classifier"])
+    for needed in ("images", "labels", "classes"):
+        if not hasattr(dataset, needed):
+            raise InvalidInputError(
+                f"data must have one class a picture, but {type(dataset).__name__} has no {needed}."
+            )
+    classes = tuple(dataset.classes)
+    counts = torch.bincount(torch.as_tensor(dataset.labels).long(), minlength=len(classes))
+    if len(counts) != len(classes) or not counts.all():
+        raise InvalidInputError(
+            f"each of the {len(classes)} classes needs a training image, got {counts.tolist()} images by class."
+        )
+    arguments = {
+        "in_channels": dataset.images.shape[1],
+        "sample_size": dataset.images.shape[2],
+        "num_classes": len(classes),
+        "classes": classes,
+        **models.get("classifier", {}),
+    }
+    check_arguments("models.classifier", arguments, ImageClassifier)
+    return BareClassifier(ImageClassifier(**arguments))
+
+
+METHOD = Method(build=build, objective=objective)
