@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,18 +31,21 @@ def _tasks() -> list[dict[str, Any]]:
 
 
 def _checkpoints() -> list[dict[str, Any]]:
+    from gendiff.cli.bare_models import builtin_models, class_of, task_of
     from gendiff.pipelines.registry import builtin_checkpoints
 
+    found = {name: (checkpoint.task, checkpoint.path) for name, checkpoint in builtin_checkpoints().items()}
+    found |= {name: (task_of(class_of(folder)), folder) for name, folder in builtin_models().items()}
     return [
-        {"name": name, "task": found.task, "megabytes": round(_size(found.path) / 1e6, 1)}
-        for name, found in builtin_checkpoints().items()
+        {"name": name, "task": task, "megabytes": round(_size(folder) / 1e6, 1)}
+        for name, (task, folder) in sorted(found.items())
     ]
 
 
 def _datasets() -> list[dict[str, Any]]:
-    from gendiff.data import DATASETS
+    from gendiff.data.cards import CARDS
 
-    return [{"name": name, "about": _first_line(where.partition(":")[0])} for name, where in DATASETS.items()]
+    return [{"name": name, "about": card.about} for name, card in CARDS.items()]
 
 
 def _recipes() -> list[dict[str, Any]]:
@@ -57,15 +58,6 @@ def _recipes() -> list[dict[str, Any]]:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
         rows.append({"name": path.stem, "task": recipe["task"], "data": recipe["data"]["name"]})
     return rows
-
-
-def _first_line(module: str) -> str:
-    """First line of a module's docstring, read without importing it."""
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return ""
-    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0]
 
 
 def _size(folder: Path) -> int:

@@ -18,11 +18,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,9 +31,9 @@ from tqdm.auto import tqdm
 from gendiff.causal.graph import CausalGraph, Variable
 from gendiff.causal.intervention import InterventionError
 from gendiff.data import morphology
+from gendiff.data.arrays import load_arrays, save_arrays
 from gendiff.data.mnist import mnist_arrays
 from gendiff.data.rendered import SEEDS, RenderedDataset, check_count, check_images, check_share
-from gendiff.files import write_whole
 
 SPLITS = (*SEEDS, "samples")
 SAMPLES = Path(__file__).parent / "samples" / "handwriting.npz"
@@ -138,7 +135,7 @@ class Handwriting(RenderedDataset):
         if split == "samples":
             if seed is not None:
                 raise ValueError(f"the samples are fixed: seed must be None, got {seed}")
-            stored = _load(SAMPLES)
+            stored = load_arrays(SAMPLES)
             self.digits = _first(stored["digits"], num_images)
         else:
             self.digits, classes = (_first(array, num_images) for array in _written(split, root))
@@ -269,27 +266,11 @@ def _prepared(digits: np.ndarray, classes: np.ndarray, seed: int, root: Path, sp
     key = hashlib.sha256(json.dumps(constants).encode() + digits.tobytes() + classes.tobytes()).hexdigest()[:16]
     path = root / "handwriting" / f"{split}-{len(digits)}-{key}.npz"
     try:
-        return _load(path)
+        return load_arrays(path)
     except (FileNotFoundError, ValueError):
         arrays = prepare(digits, classes, seed, f"preparing {len(digits)} digits")
-        _save(path, arrays)
+        save_arrays(path, arrays)
         return arrays
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a file; ValueError if it is damaged (a zip archive checks every array it unpacks)."""
-    try:
-        # From memory: np.load leaves the file open when it is not an archive.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-    write_whole(path, buffer.getvalue())
 
 
 def write_samples(
@@ -319,7 +300,7 @@ def write_samples(
         "noise": data.noise.numpy(),
         "targets": data.targets.numpy(),
     }
-    _save(Path(path), {name: array[rows] for name, array in arrays.items()})
+    save_arrays(path, {name: array[rows] for name, array in arrays.items()})
 
 
 if __name__ == "__main__":

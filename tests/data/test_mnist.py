@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from gendiff.data import mnist
+from gendiff.data import load_dataset, mnist
 from gendiff.data.idx import read_idx, write_idx
 
 COUNTS = {"train": 5, "t10k": 3}
@@ -113,3 +113,27 @@ def test_arrays_of_another_shape(tmp_path):
     write_idx(raw / "train-labels-idx1-ubyte", np.zeros(4, np.uint8))
     with pytest.raises(ValueError, match="does not hold MNIST"):
         mnist.mnist_arrays(tmp_path, "train")
+
+
+def test_digits_as_a_data_set(files, tmp_path):
+    with pytest.raises(FileNotFoundError, match="gendiff data import mnist"):
+        load_dataset("mnist", root=tmp_path / "root")
+    mnist.import_mnist(files, tmp_path / "root")
+    data = load_dataset("mnist", "test", root=tmp_path / "root")
+    np.testing.assert_array_equal(data.images[:, 0], read_idx(files / "t10k-images-idx3-ubyte"))
+    np.testing.assert_array_equal(data.labels, read_idx(files / "t10k-labels-idx1-ubyte"))
+    assert data.classes[7] == "7" and data[2]["image"].shape == (1, 28, 28) and data[2]["label"] == data.labels[2]
+    assert len(load_dataset("mnist", root=tmp_path / "root", num_images=4)) == 4
+    with pytest.raises(ValueError, match="split must be one of train, test, got 'validation'"):
+        load_dataset("mnist", "validation", root=tmp_path / "root")
+
+
+def test_torchvision_reads_what_was_imported(files, tmp_path):
+    datasets = pytest.importorskip("torchvision.datasets")
+    mnist.import_mnist(files, tmp_path)
+    for split in ("train", "test"):
+        theirs, ours = (
+            datasets.MNIST(tmp_path, split == "train", download=False),
+            load_dataset("mnist", split, root=tmp_path),
+        )
+        assert theirs.data.equal(ours.images[:, 0]) and theirs.targets.equal(ours.labels)

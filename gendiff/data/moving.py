@@ -1,0 +1,176 @@
+"""Videos of two digits or two clothes that move at constant speed and bounce off the walls, 64x64.
+
+After Srivastava, Mansimov, Salakhutdinov: Unsupervised Learning of Video Representations using LSTMs, ICML 2015 (Moving
+MNIST), with one change: places and speeds are whole pixels. So nothing is lost to rounding, three frames in which both
+objects can be told apart determine all others, and an error per frame such as PSNR has a clear meaning.
+
+An object whose free path is at row r + v t is drawn at the reflection of that row into 0 .. 36, which is an elastic
+bounce. Where objects overlap, the brighter pixel is seen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gendiff.data.arrays import load_arrays
+from gendiff.data.fashion_mnist import CLASSES, SAMPLES, fashion_mnist_arrays
+from gendiff.data.handwriting import SAMPLES as DIGITS
+from gendiff.data.labelled import check_choice
+from gendiff.data.mnist import mnist_arrays
+from gendiff.data.rendered import check_count, from_bytes
+
+SPLITS = {"train": 0, "test": 1}
+LENGTH = {"train": 10_000, "test": 1_000}
+"""Default number of videos."""
+SIDE = 64
+OBJECT = 28
+ROOM = SIDE - OBJECT
+"""Largest row or column of an object's top left corner; the smallest is 0."""
+SPEEDS = 4
+"""A speed is 1 to so many pixels per frame along each axis, in either direction."""
+OBJECTS = 2
+
+
+class MovingObjects(Dataset):
+    """Videos drawn when they are asked for: video `index` follows from the objects, the seed, the split and `index`.
+
+    An item is `{"video": (F, 1, 64, 64) float in [-1, 1], "label": (2,) int64, "positions": (F, 2, 2) int64}`:
+    row and column, in pixels, of the top left corner of each 28x28 object in each frame.
+
+    Attributes:
+        objects: (N, 28, 28) uint8, what may move; other objects in `test` than in `train`.
+        labels: (N,) int64, class of each object.
+        classes: names of the classes.
+    """
+
+    def __init__(
+        self,
+        objects: np.ndarray,
+        labels: np.ndarray,
+        classes: tuple[str, ...],
+        split: str,
+        num_videos: int | None = None,
+        num_frames: int = 20,
+        seed: int = 0,
+    ):
+        check_choice("split", split, SPLITS)
+        check_count("num_videos", num_videos if num_videos is not None else LENGTH[split])
+        check_count("num_frames", num_frames)
+        check_count("seed", seed, minimum=0)
+        self.objects = torch.from_numpy(np.ascontiguousarray(objects))
+        self.labels = torch.from_numpy(labels.astype(np.int64))
+        self.classes = classes
+        self.num_frames = num_frames
+        self._length = LENGTH[split] if num_videos is None else num_videos
+        self._stream = (seed, SPLITS[split])
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        chosen, positions = self._plan(index)
+        return {
+            "video": from_bytes(self._draw(chosen, positions)),
+            "label": self.labels[chosen],
+            "positions": positions,
+        }
+
+    def frames(self, index: int) -> Tensor:
+        """Video `index` as bytes: (F, 1, 64, 64) uint8.
+
+        Raises:
+            IndexError: no such video.
+        """
+        return self._draw(*self._plan(index))
+
+    def _plan(self, index: int) -> tuple[Tensor, Tensor]:
+        """Objects (2,) of a video and their positions (F, 2, 2)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is outside a dataset of {len(self)} videos")
+        rng = np.random.default_rng([*self._stream, index % len(self)])
+        # Only plain uniform numbers: their stream does not change between versions of NumPy.
+        which, where, speed, sign = np.split(rng.random((7, OBJECTS)), [1, 3, 5])
+        chosen = (which[0] * len(self.objects)).astype(np.int64)
+        start = (where * (ROOM + 1)).astype(np.int64).T
+        velocity = ((1 + speed * SPEEDS).astype(np.int64) * np.where(sign < 0.5, -1, 1)).T
+        free = start + velocity * np.arange(self.num_frames)[:, None, None]
+        return torch.from_numpy(chosen), torch.from_numpy(ROOM - np.abs(free % (2 * ROOM) - ROOM))
+
+    def _draw(self, chosen: Tensor, positions: Tensor) -> Tensor:
+        video = np.zeros((self.num_frames, 1, SIDE, SIDE), np.uint8)  # NumPy: torch is slow at many small slices
+        things = self.objects[chosen].numpy()
+        for frame, places in zip(video, positions.tolist(), strict=True):
+            for thing, (row, column) in zip(things, places, strict=True):
+                under = frame[0, row : row + OBJECT, column : column + OBJECT]
+                np.maximum(under, thing, out=under)
+        return torch.from_numpy(video)
+
+
+class MovingDigits(MovingObjects):
+    """Two handwritten digits that bounce.
+
+    Args:
+        split: train or test.
+        root: folder MNIST was imported into; None for the 200 digits that ship, 10 of each class for each split.
+            The videos are others then, and which is asked for is never decided by what happens to be there.
+        num_videos: 10,000 for train and 1,000 for test by default; more can be had.
+        num_frames: of each video.
+        seed: of the motion and the choice of digits.
+
+    Raises:
+        FileNotFoundError: MNIST has not been imported under `root`.
+        InvalidInputError: unknown split or a bad number.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        root: str | Path | None = None,
+        num_videos: int | None = None,
+        num_frames: int = 20,
+        seed: int = 0,
+    ):
+        check_choice("split", split, SPLITS)
+        if root is None:
+            stored, half = load_arrays(DIGITS), slice(SPLITS[split] * 100, (SPLITS[split] + 1) * 100)
+            digits, labels = stored["digits"][half], stored["labels"][half, 2]
+        else:
+            digits, labels = mnist_arrays(root, split)
+        super().__init__(digits, labels, tuple("0123456789"), split, num_videos, num_frames, seed)
+
+
+class MovingClothes(MovingObjects):
+    """Two clothes that bounce.
+
+    Args:
+        split: train or test.
+        root: folder Fashion-MNIST was imported into; None for the images that ship, 5,000 for train and 1,000 for test.
+        num_videos: 10,000 for train and 1,000 for test by default; more can be had.
+        num_frames: of each video.
+        seed: of the motion and the choice of clothes.
+
+    Raises:
+        FileNotFoundError: Fashion-MNIST has not been imported under `root`.
+        InvalidInputError: unknown split or a bad number.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        root: str | Path | None = None,
+        num_videos: int | None = None,
+        num_frames: int = 20,
+        seed: int = 0,
+    ):
+        check_choice("split", split, SPLITS)
+        if root is None:
+            stored = load_arrays(SAMPLES)
+            clothes, labels = stored[f"{split}_images"], stored[f"{split}_labels"]
+        else:
+            clothes, labels = fashion_mnist_arrays(root, split)
+        super().__init__(clothes, labels, CLASSES, split, num_videos, num_frames, seed)
