@@ -9,15 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
+from gendiff.errors import GendiffError, WeightsNotFoundError
+
 from .data import app as data_app
 from .demo import build_demo
+from .evaluate import app as evaluate_app
 from .list import list_everything
 from .sample import app as sample_app
 from .show import show_path
 from .train import train_recipe
 
 # What a user can cause by what they typed; everything else is a fault of the program and exits with 1.
-USER_ERRORS = (ValueError, OSError, KeyError, ImportError, FloatingPointError)
+USER_ERRORS = (GendiffError, ValueError, OSError, KeyError, ImportError, FloatingPointError)
 
 app = typer.Typer(
     name="gendiff",
@@ -32,6 +35,7 @@ app.command("list")(list_everything)
 app.command("show")(show_path)
 app.command("train")(train_recipe)
 app.add_typer(data_app, name="data")
+app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(sample_app, name="sample")
 
 
@@ -58,7 +62,9 @@ def options(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for anything the user can mend, 1 for a fault of ours.
+    """Run the command line and return its exit code.
+
+    0, 2 for anything the user can mend, 3 for weights that are not on this machine, 1 for a fault of ours.
 
     Args:
         arguments: what was typed after `gendiff`; None for `sys.argv`.
@@ -86,8 +92,15 @@ def _report(error: Exception) -> int:
         path = context.command_path if context else "gendiff"
         return _say(f"{error.format_message()} (try '{path} --help')", 2)  # type: ignore[attr-defined]
     if isinstance(error, USER_ERRORS):
-        return _say(_message(error), 2)
+        code = 3 if isinstance(error, WeightsNotFoundError) else 2
+        return _say(_message(error), code) if _is_main_process() else code
     return _say(f"unexpected {type(error).__name__}: {error} (--debug shows the traceback)", 1)
+
+
+def _is_main_process() -> bool:
+    """Of those a launcher started, which all meet what the user can mend; one line about it is enough."""
+    accelerate = sys.modules.get("accelerate.state")
+    return accelerate is None or not accelerate.PartialState._shared_state.get("process_index")
 
 
 def _message(error: Exception) -> str:

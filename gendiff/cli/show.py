@@ -16,18 +16,23 @@ if TYPE_CHECKING:
 
 
 def show_path(
-    path: Annotated[str, typer.Argument(help="A saved pipeline, a run folder, or the name of a built-in checkpoint.")],
+    path: Annotated[
+        str, typer.Argument(help="A saved pipeline or model, a run folder, or the name of a built-in checkpoint.")
+    ],
 ) -> None:
     """What a checkpoint or a run folder holds."""
     from rich.console import Console
 
+    from gendiff.cli.bare_models import builtin_models, is_bare_model
     from gendiff.pipelines.registry import builtin_checkpoints, suggest
 
     console = Console(highlight=False)
-    builtin = builtin_checkpoints()
-    folder = builtin[path].path if path in builtin and not Path(path).exists() else Path(path)
+    builtin = {name: found.path for name, found in builtin_checkpoints().items()} | builtin_models()
+    folder = builtin[path] if path in builtin and not Path(path).exists() else Path(path)
     if (folder / "model_index.json").is_file():
         _show_checkpoint(console, folder)
+    elif is_bare_model(folder):
+        _show_model(console, folder)
     elif (folder / "recipe.yaml").is_file():
         _show_run(console, folder)
     elif folder.is_dir():
@@ -60,8 +65,21 @@ def _show_checkpoint(console: Console, folder: Path) -> None:
     _show_card(console, folder / "README.md")
 
 
+def _show_model(console: Console, folder: Path) -> None:
+    from gendiff.cli.bare_models import class_of, task_of
+
+    class_name = class_of(folder)
+    count, dtypes = _weights(folder)
+    _print(console, f"{folder.resolve().name}: {class_name}", style="bold")
+    _print(console, f"task {task_of(class_name) or 'unknown to this version'}, in {folder}")
+    _print(console, f"{count:,} weights, {dtypes}")
+    _show_card(console, folder / "README.md")
+
+
 def _show_run(console: Console, folder: Path) -> None:
     import yaml
+
+    from gendiff.cli.bare_models import is_bare_model
 
     recipe = _read_recipe(folder / "recipe.yaml")
     _print(console, f"{recipe['name']}: run of the task {recipe['task']}", style="bold")
@@ -73,6 +91,8 @@ def _show_run(console: Console, folder: Path) -> None:
     _print(console, f"recipe:\n{yaml.safe_dump(recipe, sort_keys=False)}")
     if (folder / "final" / "model_index.json").is_file():
         _show_checkpoint(console, folder / "final")
+    elif is_bare_model(folder / "final"):
+        _show_model(console, folder / "final")
 
 
 def draw_graph(graph: CausalGraph) -> str:
@@ -109,17 +129,20 @@ def _graph_table(graph: CausalGraph) -> Any:
 
 def _weights(folder: Path) -> tuple[int, str]:
     """How many numbers the safetensors files of a component hold, and of which types; reads their headers only."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     from gendiff.pipelines.saved import weight_files
 
     count, dtypes = 0, set()
     for path in weight_files(folder):
-        with safe_open(path, framework="numpy") as file:
-            for key in file.keys():  # noqa: SIM118 (a safetensors file cannot be iterated)
-                tensor = file.get_slice(key)
-                count += math.prod(tensor.get_shape())
-                dtypes.add(tensor.get_dtype())
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for key in file.keys():  # noqa: SIM118 (a safetensors file cannot be iterated)
+                    tensor = file.get_slice(key)
+                    count += math.prod(tensor.get_shape())
+                    dtypes.add(tensor.get_dtype())
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged: {error}.") from error
     return count, ", ".join(sorted(dtypes))
 
 

@@ -124,7 +124,7 @@ class ImageGenerationPipeline(GendiffPipeline):
         meter = Meter()
         self.scheduler.set_timesteps(num_inference_steps, device=state.device)
         self._num_timesteps = len(self.scheduler.timesteps)
-        latents = sample(
+        end = sample(
             guided(
                 self._conditioned(labels, meter), self._conditioned(torch.full_like(labels, -1), meter), guidance_scale
             ),
@@ -134,7 +134,7 @@ class ImageGenerationPipeline(GendiffPipeline):
             on_step_end=on_step_end,
             progress=self.progress_bar,
         )
-        images = latents if output_type == "latent" else self.image_processor.postprocess(latents, output_type)
+        images = end if output_type == "latent" else self.image_processor.postprocess(end, output_type)
         self.maybe_free_model_hooks()
         stats = meter.stats(scheduler=type(self.scheduler).__name__, steps=num_inference_steps, guidance=guidance_scale)
         output = ImageGenerationPipelineOutput(images, labels, stats)

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
-from gendiff.pipelines.image_generation import ImageGenerationPipeline
+from gendiff.pipelines.image_generation import ImageGenerationPipeline, ImageGenerationPipelineOutput
 
 from .diffusion import diffusion_loss
 from .methods import Method
@@ -79,6 +79,7 @@ def preview(pipeline: ImageGenerationPipeline, dataset: Any, generator: torch.Ge
     count = len(pipeline.class_names)
     pipeline.set_progress_bar_config(disable=True)
     output = pipeline(list(range(count)) * rows, num_inference_steps=20, generator=generator, output_type="pt")
+    assert isinstance(output, ImageGenerationPipelineOutput)
     images = output.images.cpu()
     return torch.cat([torch.cat(list(row), dim=2) for row in images.split(count)], dim=1)
 
