@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from calibration import simd
+from noise import load
 
 from gendiff.pipelines.base import GendiffPipeline
 
@@ -31,8 +33,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def environment(device: str, dtype: str) -> dict[str, Any]:
-    """What the figures may depend on besides the code."""
+def environment(device: str, dtype: str, compile_mode: str | None = None) -> dict[str, Any]:
+    """What the figures may depend on besides the code; `load_after` is the script's to add when it ends."""
+    gpu = torch.cuda.get_device_name(torch.device(device)) if torch.device(device).type == "cuda" else None
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -40,8 +43,17 @@ def environment(device: str, dtype: str) -> dict[str, Any]:
         "cpu_model": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "simd": simd(),
+        "ram_gib": _ram_gib(),
         "device": device,
+        "gpu": gpu,
+        "driver": _driver() if gpu else None,
         "dtype": dtype,
+        "tf32": torch.get_float32_matmul_precision() != "highest",
+        "compile": compile_mode,
+        "sdpa_backend": _sdpa_backends(),
+        "load_before": load(),
+        "load_after": None,
     }
 
 
@@ -78,10 +90,37 @@ def _cpu_model() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def _ram_gib() -> float | None:
+    if not hasattr(os, "sysconf") or not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(os.sysconf_names):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def _sdpa_backends() -> str:
+    """Kernels that attention may choose from; which one it takes depends on device, dtype and shape."""
+    backends = torch.backends.cuda
+    enabled = {
+        "flash": backends.flash_sdp_enabled(),
+        "efficient": backends.mem_efficient_sdp_enabled(),
+        "cudnn": backends.cudnn_sdp_enabled(),
+        "math": backends.math_sdp_enabled(),
+    }
+    return "+".join(name for name, on in enabled.items() if on) or "none"
+
+
+def _driver() -> str | None:
+    lines = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return lines.splitlines()[0] if lines else None
+
+
 def _git(*arguments: str) -> str | None:
-    folder = Path(__file__).parent
+    return _output_of("git", *arguments)
+
+
+def _output_of(*command: str) -> str | None:
+    """What a program prints, None if it is not there or fails; run in this folder."""
     try:
-        run = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30)
+        run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return run.stdout.strip() if run.returncode == 0 else None

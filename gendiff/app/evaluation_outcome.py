@@ -6,16 +6,18 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gendiff.errors import InvalidInputError, MetricWarning
-from gendiff.metrics.processes import once
+from gendiff.metrics.processes import once, process_state
 from gendiff.metrics.report import MILLI, EvalReport, Score
 
 from .output_folder import write_files
@@ -39,7 +41,13 @@ class Outputs:
     plot: Path | None = None
 
     def check(self) -> None:
-        """Raise InvalidInputError, before any work, where something could not be written at its end."""
+        """Before any work: take a place among the processes of a launcher, and see that all can be written at the end.
+
+        Raises:
+            InvalidInputError: a path that cannot be written to.
+            ImportError: plots are wanted, and matplotlib is missing.
+        """
+        process_state()  # from here on only the main process tells of errors
         for option, path in (("--json", self.json), ("--md", self.md)):
             if path is not None:
                 check_file(option, path)
@@ -47,6 +55,8 @@ class Outputs:
             raise InvalidInputError(f"--plot must be a folder, {self.plot} is a file.")
         if self.plot is not None:
             _check_writable("--plot", self.plot)
+            if find_spec("matplotlib") is None:
+                raise ImportError('--plot needs matplotlib: pip install "gendiff[plots]".')
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Outcome:
         warnings: what makes the numbers hard to trust, one line each.
         record: all of it with its conditions, as JSON can hold it.
         markdown: all of it for people; None for the table and the warnings.
-        plots: makes content by file name; only called where plots are wanted.
+        plots: writes plots into a folder; only called where they are wanted.
     """
 
     columns: Sequence[str]
@@ -67,19 +77,7 @@ class Outcome:
     warnings: Sequence[str]
     record: Mapping[str, Any]
     markdown: str | None = None
-    plots: Callable[[], Mapping[str, bytes]] = field(default=dict)
-
-
-def join_processes() -> None:
-    """Take a place among the processes of a launcher, if one started this.
-
-    On a machine without an accelerator, accelerate would otherwise take each of them for a world of its own.
-    """
-    import torch
-    from accelerate import PartialState
-
-    wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
-    PartialState(cpu=wanted or not torch.accelerator.is_available())
+    plots: Callable[[Path], Any] | None = None
 
 
 def deliver(outcome: Outcome, outputs: Outputs) -> None:
@@ -132,10 +130,11 @@ def value_cell(score: Score) -> str:
 
 
 def floor_cell(score: Score) -> str:
-    """What real images score against real ones, and how many there were a side."""
+    """What real images score in the place of samples, and how many there were against how many."""
     if score.floor is None:
         return NOTHING
-    return f"{_number(score.floor['value'], score.floor.get('std'), score.name)} (N={score.floor['n']})"
+    against = f" / {score.floor['n_real']}" if "n_real" in score.floor else ""
+    return f"{_number(score.floor['value'], score.floor.get('std'), score.name)} (N={score.floor['n']}{against})"
 
 
 def _number(value: float, std: float | None, name: str) -> str:
@@ -170,12 +169,19 @@ def _deliver(outcome: Outcome, outputs: Outputs) -> None:
     if outputs.md is not None:
         text = outcome.markdown or "\n".join(table_lines(outcome.columns, outcome.rows, outcome.warnings))
         files[str(outputs.md)] = (text.rstrip("\n") + "\n").encode()
-    if outputs.plot is not None:
-        files |= {str(outputs.plot / name): content for name, content in outcome.plots().items()}
+    if outputs.plot is not None and outcome.plots is not None:
+        files |= {str(outputs.plot / name): content for name, content in _drawn(outcome.plots).items()}
     write_files(Path(), files)
     show_table(outcome.columns, outcome.rows)
     for warning in outcome.warnings:
         print(f"warning: {warning}")
+
+
+def _drawn(plots: Callable[[Path], Any]) -> dict[str, bytes]:
+    """Plots by name, drawn aside, so that none is left where a later one fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        plots(Path(folder))
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
 def _check_writable(option: str, path: Path) -> None:

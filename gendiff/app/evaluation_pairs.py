@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gendiff.data.sources import open_source
+from gendiff.data import load_dataset
+from gendiff.data.sources import NAMED, open_source
 from gendiff.errors import InvalidInputError
 from gendiff.metrics.paired import METRICS, PairedResult, paired
 from gendiff.metrics.processes import once
 from gendiff.metrics.video_clips import clip, open_clips
 
 from .evaluation_outcome import NOTHING, Outcome, run_facts
-from .evaluation_plots import line_plot
-from .evaluation_videos import videos
+from .plots import against_frame
 
 COLUMNS = ("metric", "value", "floor", "N")
 UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
@@ -67,6 +67,23 @@ def score_pairs(order: PairOrder) -> Outcome:
     return once(lambda: _score_pairs(order, lpips_options))
 
 
+def videos(side: str) -> Any:
+    """Videos as `open_clips` takes them: a path, or the data set that "dataset:NAME[:split]" names.
+
+    Raises:
+        InvalidInputError: no such data set.
+    """
+    if not side.startswith(NAMED):
+        return side
+    _, name, *rest = side.split(":")
+    if not name or len(rest) > 1:
+        raise InvalidInputError(f"a data set is named dataset:NAME or dataset:NAME:SPLIT, got {side!r}.")
+    try:
+        return load_dataset(name, rest[0] if rest else "train")
+    except (ValueError, OSError) as error:
+        raise InvalidInputError(f"{side}: {error}") from error
+
+
 def _score_pairs(order: PairOrder, lpips_options: Mapping[str, Any]) -> Outcome:
     sides, described, warnings = _frames(order) if order.frames is not None else _images(order)
     results = paired(sides[0], sides[1], order.metrics, **lpips_options)
@@ -82,7 +99,7 @@ def _score_pairs(order: PairOrder, lpips_options: Mapping[str, Any]) -> Outcome:
         **run_facts(),
     }
     rows = [_row(name, result) for name, result in results.items()]
-    return Outcome(COLUMNS, rows, warnings, record, plots=lambda: _drift_plots(results))
+    return Outcome(COLUMNS, rows, warnings, record, plots=lambda folder: _draw_drift(results, folder))
 
 
 def _row(name: str, result: PairedResult) -> list[str]:
@@ -133,15 +150,8 @@ def _check_counts(counts: Sequence[int], order: PairOrder) -> None:
         raise InvalidInputError(f"--num {order.num} is more than the {counts[0]} samples or {counts[1]} targets.")
 
 
-def _drift_plots(results: Mapping[str, PairedResult]) -> dict[str, bytes]:
-    """Of video, each metric against the frame index; of images, of each pair."""
-    files: dict[str, bytes] = {}
+def _draw_drift(results: Mapping[str, PairedResult], folder: Path) -> None:
+    """Each metric of videos against the frame index."""
     for name, result in results.items():
-        if result.per_frame is not None:
-            columns = {"frame": list(range(len(result.per_frame))), name: list(result.per_frame)}
-            files |= line_plot(f"{name}-against-frame", columns, ("frame", UNITS[name]))
-        else:
-            values = result.values.clamp(max=result.conditions.get("equal_pairs_count_as", math.inf)).tolist()
-            columns = {"pair": list(range(len(values))), name: values}
-            files |= line_plot(f"{name}-of-pairs", columns, ("pair", UNITS[name]), levels={"mean": result.mean})
-    return files
+        assert result.per_frame is not None
+        against_frame(folder / f"{name}-against-frame", {name: result.per_frame}, UNITS[name])

@@ -132,9 +132,10 @@ def _load_diffusers(folder: str) -> Any:
     import diffusers
 
     class_name = check_folder(folder)["_class_name"]
-    if not hasattr(diffusers, class_name):
-        raise InvalidInputError(f"{folder} holds a {class_name}, which neither gendiff nor diffusers has.")
+    found = getattr(diffusers, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        raise InvalidInputError(f"{folder} holds a {class_name}, a pipeline that neither gendiff nor diffusers has.")
     try:
-        return getattr(diffusers, class_name).from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        return found.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
         raise InvalidInputError(f"{folder} could not be loaded as a {class_name}: {error}") from error

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gendiff.data.sources import ImageSource, open_source
 from gendiff.errors import InvalidInputError
+from gendiff.files import write_whole
 from gendiff.metrics.evaluate import evaluate
 from gendiff.metrics.features import extract_features
 from gendiff.metrics.frechet_stats import FrechetStats
 from gendiff.metrics.processes import once, process_state
 from gendiff.metrics.reference_stats import save_reference
-from gendiff.metrics.report import EvalReport, Score
+from gendiff.metrics.report import EvalReport
 from gendiff.metrics.scoring import LEAST
 
 from .evaluation_outcome import (
@@ -27,11 +31,14 @@ from .evaluation_outcome import (
     told_in_the_report,
     value_cell,
 )
-from .evaluation_plots import grids, line_plot
+from .pictures import grid, png_bytes, to_pil
+from .plots import fd_against_n
 
 COLUMNS = ("metric", "value", "floor", "N")
-GRID = 36
+SHOWN = 36
 """Images of each side in the picture of both."""
+SIDE = 84
+"""In screen pixels, about, that an image is enlarged to there."""
 
 
 def score_images(
@@ -69,7 +76,7 @@ def score_images(
     record = {**report.to_json(), **run_facts()}
     sides = [source for source in (first, second) if isinstance(source, ImageSource)]
     return Outcome(
-        COLUMNS, rows, report.warnings, record, report.to_markdown(), plots=lambda: _image_plots(report, sides)
+        COLUMNS, rows, report.warnings, record, report.to_markdown(), plots=lambda folder: _draw(report, sides, folder)
     )
 
 
@@ -89,6 +96,7 @@ def write_statistics(data: str, out: Path, **arguments: Any) -> str:
     """
     from gendiff.metrics.extractors import get_extractor
 
+    state = process_state()  # first, so that only the main process tells of errors
     if out.suffix != ".npz":
         raise InvalidInputError(f"--out must end in .npz, got {str(out)!r}.")
     check_file("--out", out)
@@ -98,7 +106,6 @@ def write_statistics(data: str, out: Path, **arguments: Any) -> str:
         raise InvalidInputError(f"--data must hold at least 2 images, {data} holds {len(source)}.")
     if num is not None and num > len(source):
         raise InvalidInputError(f"--num {num} images are asked for, but {data} holds {len(source)}.")
-    state = process_state()
     device = arguments.pop("device", None)
     network = get_extractor(arguments.pop("extractor"), arguments.pop("weights", None), device or state.device)
     stats = FrechetStats.from_features(extract_features(source, network, **arguments))
@@ -126,31 +133,28 @@ def _holds_statistics(reference: str) -> bool:
         return "mu.npy" in archive.namelist()
 
 
-def _image_plots(report: EvalReport, sides: Sequence[ImageSource]) -> dict[str, bytes]:
+def _draw(report: EvalReport, sides: Sequence[ImageSource], folder: Path) -> None:
     """The first images of both sides, and the Fréchet distance against the number of images if it was taken."""
     counts = [report.conditions[name]["count"] for name in ("samples", "reference")]
     # Statistics have no images to show; they may only be the second side.
-    shown = [(source.name, source.read(range(min(GRID, count)))) for source, count in zip(sides, counts, strict=False)]
-    files = {"images.png": grids(shown)}
+    shown = [(source.name, source.read(range(min(SHOWN, count)))) for source, count in zip(sides, counts, strict=False)]
+    write_whole(folder / "images.png", grids(shown))
     if "fd_infinity" in report.scores:
-        files |= _infinity_plot(report["fd_infinity"])
-    return files
+        score = report["fd_infinity"]
+        sizes, distances, r2 = (score.details[name] for name in ("sizes", "distances", "r2"))
+        fd_against_n(folder / "fd-against-n", sizes, distances, score.value, r2, report["fd"].label)
 
 
-def _infinity_plot(score: Score) -> dict[str, bytes]:
-    """Distances against 1/N with the line whose intercept is the value."""
-    sizes, distances = score.details["sizes"], score.details["distances"]
-    inverse = [1 / size for size in sizes]
-    mean_x, mean_y = sum(inverse) / len(inverse), sum(distances) / len(distances)
-    slope = (mean_y - score.value) / mean_x  # a least-squares line runs through the means
-    ends = [0.0, max(inverse)]
-    return line_plot(
-        "fd-against-n",
-        {"one_over_n": inverse, "fd": distances, "n": sizes},
-        ("1 / N", score.label.replace("∞", "")),
-        line=(
-            ends,
-            [score.value + slope * x for x in ends],
-            f"{score.label} = {score.value:.4g}, R² = {score.details['r2']:.3f}",
-        ),
-    )
+def grids(sets: Sequence[tuple[str, Tensor]]) -> bytes:
+    """PNG of sets of images side by side, their names above.
+
+    Args:
+        sets: name and uint8 (N, 3, H, W) of each.
+    """
+    blocks = []
+    for _, images in sets:
+        scale = max(1, SIDE // images.shape[-1])
+        pictures = [to_pil(image.float() / 255, scale) for image in images]
+        columns = math.ceil(len(pictures) ** 0.5)
+        blocks.append(grid([pictures[start : start + columns] for start in range(0, len(pictures), columns)]))
+    return png_bytes(grid([blocks], column_labels=[name for name, _ in sets]))

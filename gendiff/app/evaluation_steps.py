@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gendiff.data.sources import open_source
@@ -11,7 +12,7 @@ from gendiff.metrics.report import MILLI, EvalReport
 
 from .evaluation_outcome import Outcome, count_cell, floor_cell, run_facts, told_in_the_report, value_cell
 from .evaluation_pipeline import PipelineOrder, open_sources, own_reference
-from .evaluation_plots import line_plot
+from .plots import fd_against_nfe
 
 
 def score_pipeline(order: PipelineOrder, **arguments: Any) -> Outcome:
@@ -59,7 +60,13 @@ def score_pipeline(order: PipelineOrder, **arguments: Any) -> Outcome:
         ]
         for row, report in zip(found, reports, strict=True)
     ]
-    return Outcome(columns, rows, record["warnings"], record, plots=lambda: _steps_plots(first["fd"].label, found))
+
+    def draw(folder: Path) -> None:
+        curve = ([row["nfe"] for row in found], [row["fd"] for row in found])
+        name = reports[0].conditions["samples"]["scheduler"]
+        fd_against_nfe(folder / "quality-against-nfe", {name: curve}, first["fd"].label, found[0]["fd_floor"])
+
+    return Outcome(columns, rows, record["warnings"], record, plots=draw)
 
 
 def _row_of_steps(steps: int, report: EvalReport) -> dict[str, Any]:
@@ -85,16 +92,3 @@ def _warnings(steps: Sequence[int], reports: Sequence[EvalReport]) -> list[str]:
         line if len(numbers) == len(reports) else f"{line} ({', '.join(numbers)} steps)"
         for line, numbers in about.items()
     ]
-
-
-def _steps_plots(label: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    floors = [row["fd_floor"] for row in rows]
-    levels = {} if None in floors else {"real against real": floors[0]}
-    columns = ("nfe", "fd", "steps", "kid", "precision", "recall", "n", "seconds_per_image")
-    return line_plot(
-        "quality-against-nfe",
-        {name: [row[name] for row in rows] for name in columns},
-        ("network calls", label),
-        levels=levels,
-        log=len(rows) > 1,
-    )

@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gendiff.data import load_dataset
-from gendiff.data.sources import NAMED
-from gendiff.errors import InvalidInputError
 from gendiff.metrics.processes import once
-from gendiff.metrics.scoring import HALVES
 from gendiff.metrics.video_clips import clip, open_clips
 from gendiff.metrics.video_distance import VideoDistanceResult, video_distance
 
 from .evaluation_outcome import NOTHING, Outcome, run_facts, told_in_the_report
+from .evaluation_pairs import videos
 
 COLUMNS = ("metric", "value", "floor", "N")
 
@@ -34,23 +31,6 @@ def score_videos(samples: str, reference: str, seed: int = 0, **arguments: Any) 
     return once(lambda: _score(samples, reference, seed, arguments))
 
 
-def videos(side: str) -> Any:
-    """Videos as `open_clips` takes them: a path, or the data set that "dataset:NAME[:split]" names.
-
-    Raises:
-        InvalidInputError: no such data set.
-    """
-    if not side.startswith(NAMED):
-        return side
-    _, name, *rest = side.split(":")
-    if not name or len(rest) > 1:
-        raise InvalidInputError(f"a data set is named dataset:NAME or dataset:NAME:SPLIT, got {side!r}.")
-    try:
-        return load_dataset(name, rest[0] if rest else "train")
-    except (ValueError, OSError) as error:
-        raise InvalidInputError(f"{side}: {error}") from error
-
-
 def _score(samples: str, reference: str, seed: int, arguments: dict[str, Any]) -> Outcome:
     real = videos(reference)
     with told_in_the_report():
@@ -64,7 +44,8 @@ def _score(samples: str, reference: str, seed: int, arguments: dict[str, Any]) -
         "floor": floor,
         **run_facts(),
     }
-    floor_text = NOTHING if floor is None else f"{floor['value']:.4g} (N={floor['n']})"
+    count = 0 if floor is None else floor["n"]
+    floor_text = NOTHING if floor is None else f"{floor['value']:.4g} (N={count} / {count})"
     row = [result.label, f"{result.value:.4g}", floor_text, f"{result.n_samples} / {result.n_reference}"]
     return Outcome(COLUMNS, [row], result.warnings, record)
 
@@ -77,7 +58,7 @@ def _floor(real: Any, result: VideoDistanceResult, seed: int, arguments: dict[st
     order = np.random.default_rng(seed).permutation(result.n_reference)
     first, second = (_Part(real, rows, result) for rows in (order[:count], order[count : 2 * count]))
     found = video_distance(first, second, **{**arguments, "num": None, "frames": result.frames, "stride": 1})
-    return {"value": found.value, "n": count, "of": HALVES}
+    return {"value": found.value, "n": count, "n_real": count, "of": "two disjoint halves of the reference"}
 
 
 class _Part:

@@ -13,7 +13,7 @@ the estimate too small: by a tenth at N = 4 d, by half below d, where the note s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,13 +23,15 @@ ENOUGH = 10
 REMEDY = "use features of fewer dimensions (lite0-112), KID, or FD∞"
 
 
-def small_sample_notes(counts: tuple[int | None, int | None], dim: int, factors: Sequence[Tensor]) -> tuple[str, ...]:
+def small_sample_notes(
+    counts: tuple[int | None, int | None], dim: int, spectrum: Callable[[int], Tensor]
+) -> tuple[str, ...]:
     """What to say about a distance of that many images.
 
     Args:
         counts: Na and Nb; None is unknown and taken for many.
         dim: d.
-        factors: F (r, d) of each side with FᵀF = Σ.
+        spectrum: gives the eigenvalues above 0 of the covariance of side 0 or 1; asked only where there is a note.
 
     Returns:
         Nothing where the smaller N is at least 10 d; a line with the bias below that; one line more below d.
@@ -40,7 +42,7 @@ def small_sample_notes(counts: tuple[int | None, int | None], dim: int, factors:
         return ()
     # The side with more images knows the spectrum better.
     better = max(range(2), key=lambda side: counts[side] or float("inf"))
-    bias = frechet_bias(spectrum(factors[better]), counts)
+    bias = frechet_bias(spectrum(better), counts)
     about = "≈" if (counts[better] or dim) >= dim else "≳"
     notes = [f"N={n} < 10·d={ENOUGH * dim}; bias {about} {bias:.3g}; {REMEDY}"]
     if n < dim:
@@ -58,10 +60,3 @@ def frechet_bias(eigenvalues: Tensor, counts: tuple[int | None, int | None]) -> 
     pairs = torch.outer(eigenvalues, eigenvalues) / (eigenvalues[:, None] + eigenvalues)
     covariance = 0.5 * (pairs.sum() + pairs.diagonal().sum())
     return float(eigenvalues.sum() + covariance) * sum(1 / n for n in counts if n is not None)
-
-
-def spectrum(factor: Tensor) -> Tensor:
-    """Eigenvalues above 0 of FᵀF."""
-    gram = factor @ factor.T if len(factor) < factor.shape[1] else factor.T @ factor
-    values = torch.linalg.eigvalsh(gram)
-    return values[values > 0]

@@ -163,7 +163,7 @@ def lpips(
     if min(samples.shape[-2:] if resize is None else (resize,)) < smallest:
         got = f"samples are {_size(samples)}" if resize is None else f"resize is {resize}"
         raise InvalidInputError(f"{got}, LPIPS {net} needs sides of at least {smallest} px; pass resize=64.")
-    network, sha256 = load_lpips(net, weights, device)
+    network, found = load_lpips(net, weights, device)
 
     def distance(first: Tensor, second: Tensor) -> Tensor:
         # float32 is the network's own type; only the averages are taken in float64.
@@ -171,7 +171,13 @@ def lpips(
         return network(*pair).reshape(-1).double().cpu()
 
     values = _by_batch(samples, targets, distance, batch_size)
-    conditions = {"net": net, "lpips_version": "0.1", "weights_sha256": sha256, "resize": resize}
+    conditions = {
+        "net": net,
+        "lpips_version": "0.1",
+        "weights_sha256": found.sha256,
+        "published_weights": found.official,  # of another backbone the number is no LPIPS to compare with papers
+        "resize": resize,
+    }
     return _result("lpips", values, samples, targets, conditions)
 
 

@@ -15,6 +15,7 @@ import gendiff
 from gendiff.causal.graph import CausalGraph, Variable
 from gendiff.cli import main
 from gendiff.cli.show import draw_graph
+from gendiff.models.image_classifier import ImageClassifier
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_list(gendiff_command):
     assert text.code == 0
     offers = json.loads(gendiff_command("list", "--json").out)
     assert set(offers) == {"tasks", "checkpoints", "datasets", "recipes"}
-    assert [task["name"] for task in offers["tasks"]] == ["counterfactual"]
+    assert {"counterfactual", "image-generation"} <= {task["name"] for task in offers["tasks"]}
     assert {"pendulum", "glyphs", "handwriting"} <= {dataset["name"] for dataset in offers["datasets"]}
     assert all(dataset["about"] for dataset in offers["datasets"])
     for rows in offers.values():
@@ -146,6 +147,54 @@ def test_show_a_run_with_its_last_whole_log_line(gendiff_command, run_folder):
     assert "last log line: step 20, loss 0.1235\n" in result.out
     assert "train:\n  steps: 20\n" in result.out
     assert "final: CounterfactualPipeline\n" in result.out
+
+
+@pytest.fixture
+def classifier_run(tmp_path):
+    """A run folder whose result is a bare model."""
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text("name: letters\ntask: classification\n")
+    model = ImageClassifier(1, 12, 2, widths=(8,), feature_dim=8, classes=("a", "b"))
+    model.save_pretrained(folder / "final")
+    (folder / "final" / "README.md").write_text("---\nlicense: mit\n---\n\n# letters\n\nKnows [a] and b.\n\n## Use\n")
+    (folder / "final" / "recipe.yaml").write_text("name: letters\ntask: classification\n")  # as beside every card
+    return folder
+
+
+def test_show_a_model_without_a_pipeline(gendiff_command, classifier_run):
+    result = gendiff_command("show", classifier_run / "final")
+    assert result.code == 0, result.err
+    assert result.out.startswith("final: ImageClassifier\ntask classification, in ")
+    # 80 of the convolution, 16 of the norm, 584 of the hidden layer, 18 of the last
+    assert "\n698 weights, F32\n" in result.out
+    assert "Knows [a] and b." in result.out and "license" not in result.out
+    run = gendiff_command("show", classifier_run)
+    assert run.out.startswith("letters: run of the task classification\n")
+    assert "final: ImageClassifier\n" in run.out
+
+
+def test_show_a_damaged_model(gendiff_command, classifier_run):
+    final = classifier_run / "final"
+    weights = final / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert_one_line(gendiff_command("show", final), "diffusion_pytorch_model.safetensors is damaged")
+    weights.unlink()
+    assert_one_line(gendiff_command("show", final), "holds no weights (*.safetensors) for the ImageClassifier")
+    (final / "config.json").write_text("{}")
+    assert_one_line(gendiff_command("show", final), "config.json does not name a model class")
+    (final / "config.json").write_text("{")
+    assert_one_line(gendiff_command("show", final), "config.json is damaged: not JSON")
+
+
+def test_classifiers_that_ship_are_listed_and_shown_by_name(gendiff_command):
+    offers = json.loads(gendiff_command("list", "--json").out)
+    tasks = {row["name"]: row["task"] for row in offers["checkpoints"]}
+    assert tasks["fmnist-cnn"] == tasks["digit-cnn"] == tasks["emoji-cnn"] == "classification"
+    assert tasks["counterfactual-pendulum"] == "counterfactual"
+    result = gendiff_command("show", "fmnist-cnn")
+    assert result.code == 0, result.err
+    assert result.out.startswith("fmnist-cnn: ImageClassifier\ntask classification, in ")
 
 
 def test_show_what_is_neither(gendiff_command, tmp_path, run_folder):

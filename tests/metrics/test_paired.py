@@ -12,7 +12,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from gendiff.errors import InvalidInputError, WeightsCorruptError
+from gendiff.errors import InvalidInputError, WeightsCorruptError, WeightsNotFoundError
 from gendiff.metrics.paired import lpips, paired, psnr, ssim
 
 ALEX = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
@@ -54,9 +54,7 @@ def alexnet(tmp_path_factory):
 
 
 @pytest.fixture
-def given(alexnet, monkeypatch):
-    """The file is found without the check that it is torchvision's own, which a random one cannot pass."""
-    monkeypatch.setattr("gendiff.metrics.weights.find_weights", lambda name, given=None: Path(given))
+def given(alexnet):
     return alexnet[1]
 
 
@@ -217,6 +215,7 @@ def test_lpips_records_its_backbone_and_leaves_the_random_state(given):
     result = lpips(off_by(targets, 30), targets, weights=given, batch_size=4)
     assert torch.equal(torch.get_rng_state(), before)
     assert result.conditions["weights_sha256"] == hashlib.sha256(given.read_bytes()).hexdigest()
+    assert result.conditions["published_weights"] is False  # the numbers in it are random
     assert result.conditions["net"] == "alex" and result.conditions["resize"] is None
     assert result.values.shape == (2, 3) and result.per_frame is not None
     json.dumps(result.to_dict(), allow_nan=False)
@@ -257,6 +256,18 @@ def test_a_file_that_is_not_the_backbone(given, alexnet, tmp_path):
     torch.save([1, 2], damaged)
     with pytest.raises(WeightsCorruptError, match="holds list"):
         lpips(targets, targets, weights=damaged)
+
+
+def test_a_backbone_that_is_not_there_or_not_the_one_its_name_says(given, tmp_path, monkeypatch):
+    targets = noise(1, 3, 32, 32)
+    monkeypatch.setenv("GENDIFF_WEIGHTS_DIR", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(WeightsNotFoundError, match=r"AlexNet .* not found.* alexnet-owt-7be5be79\.pth"):
+        lpips(targets, targets)
+    published = tmp_path / "alexnet-owt-7be5be79.pth"
+    published.write_bytes(given.read_bytes())
+    with pytest.raises(WeightsCorruptError, match="expected 7be5be79"):
+        lpips(targets, targets)
 
 
 def test_several_metrics_at_once(given):

@@ -54,7 +54,7 @@ def tiny():
 
 def test_frozen_and_shuffled_videos_move_the_distance():
     """The same pictures in another order are no more like real video: what a frame-wise distance cannot see."""
-    reference, samples = bouncing_squares(24, 0), bouncing_squares(24, 1)
+    reference, samples = bouncing_squares(12, 0), bouncing_squares(12, 1)
     order = torch.randperm(FRAMES, generator=torch.Generator().manual_seed(0))
     variants = {
         "real": samples,
@@ -63,14 +63,14 @@ def test_frozen_and_shuffled_videos_move_the_distance():
     }
     results = {name: video_distance(videos, reference, frames=FRAMES) for name, videos in variants.items()}
     assert results["frozen"].value > 3 * results["real"].value
-    assert results["shuffled"].value > 1.1 * results["real"].value
+    assert results["shuffled"].value > 1.3 * results["real"].value
     for result in results.values():
         assert result.label == "FD[lite0-video]" and result.dim == 224
         assert result.weights_sha256 is not None and len(result.weights_sha256) == 64
 
 
 def test_the_distance_grows_as_videos_drift():
-    reference, samples = bouncing_squares(12, 0), bouncing_squares(12, 1)
+    reference, samples = bouncing_squares(6, 0), bouncing_squares(6, 1)
     frame = torch.arange(FRAMES)[:, None, None, None]
     values = []
     for levels in (0, 2, 8):

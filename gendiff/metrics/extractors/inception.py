@@ -128,22 +128,30 @@ def load_inception(path: Path) -> Any:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise ImportError('Inception needs the package "torch-fidelity": pip install "gendiff[metrics]".') from error
-    state = read_state_dict(path)
-    # torch-fidelity unpickles the file it is given. So it is given tensors that were read safely and written anew.
-    safe = io.BytesIO()
-    torch.save(state, safe)
-    safe.seek(0)
+
+    class Unfilled(FeatureExtractorInceptionV3):
+        """The network before it has weights, which it would unpickle from a file as soon as it is made."""
+
+        def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+            return None
+
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    # On the meta device no memory is filled with numbers that are thrown away, and the random state stays as it was.
+    with torch.device("meta"):
+        network: nn.Module = Unfilled(
+            "inception-v3-compat",
+            ["2048"],
+            feature_extractor_weights_path=empty,  # pyright: ignore[reportArgumentType]
+        )
     try:
-        with torch.random.fork_rng(devices=[]):
-            network: nn.Module = FeatureExtractorInceptionV3(
-                "inception-v3-compat",
-                ["2048"],
-                feature_extractor_weights_path=safe,  # pyright: ignore[reportArgumentType]
-            )
+        nn.Module.load_state_dict(network, read_state_dict(path), assign=True)
     except RuntimeError as error:
         lines = str(error).splitlines()
         reason = (lines[1] if len(lines) > 1 else lines[0]).strip()[:200]
         raise WeightsCorruptError(f"{path} is not a state dict of Inception-v3 of 2015-12-05: {reason}") from error
+    network.requires_grad_(False).float()
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

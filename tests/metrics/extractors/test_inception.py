@@ -51,7 +51,7 @@ def clean_fid(inception_file):
 @pytest.fixture(scope="module")
 def few(photos):
     """As many as a slow network can read in a test; one of them grey."""
-    return photos[-3:]
+    return photos[-2:]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_legacy_tf_is_torch_fidelity(ours, fidelity, few, sha8):
         features, logits = fidelity(few)
     close(rows, features)
     close(extractor.logits(few), logits)
-    assert rows.shape == (3, 2048) and rows.dtype == torch.float32
+    assert rows.shape == (2, 2048) and rows.dtype == torch.float32
     assert extractor.id == f"inception-legacy-tf@{sha8}" and extractor.label == f"FD[inception-legacy-tf@{sha8}]"
 
 
@@ -92,7 +92,7 @@ def test_clean_is_clean_fid(ours, clean_fid, few):
     with torch.inference_mode():
         expected = clean_fid(normalize_input=False)((clean_fid_resized(few, "clean") - 128) / 128)
     close(rows, expected)
-    torch.testing.assert_close(extractor(few[2:]), rows[2:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(extractor(few[1:]), rows[1:], rtol=1e-5, atol=1e-5)
     with pytest.raises(InvalidInputError, match="must be uint8"):
         extractor(few.float())
 
@@ -210,10 +210,12 @@ def test_unpickling_runs_no_code(tmp_path):
         get_extractor("inception", weights=tmp_path / "list.pth")
 
 
-def test_torch_fidelity_is_given_tensors_never_the_file(inception_file, monkeypatch):
+def test_torch_fidelity_never_sees_the_file(inception_file, monkeypatch):
     loads = []
     real = torch.load
     monkeypatch.setattr(torch, "load", lambda file, **options: loads.append((file, options)) or real(file, **options))
+    state = torch.random.get_rng_state()
     get_extractor("inception-legacy-tf", weights=inception_file)
     unsafe = [file for file, options in loads if not options.get("weights_only")]
-    assert all(isinstance(file, io.BytesIO) for file in unsafe) and len(loads) == 2
+    assert len(loads) == 2 and all(isinstance(file, io.BytesIO) and file.getbuffer().nbytes < 2000 for file in unsafe)
+    assert torch.equal(torch.random.get_rng_state(), state)
