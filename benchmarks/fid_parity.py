@@ -103,19 +103,24 @@ def legacy_tf(folders: list[Path], weights: Path) -> dict[str, Any]:
     import torch_fidelity
 
     say("torch-fidelity")
+    cache = weights.parent / "cache"
     theirs = torch_fidelity.calculate_metrics(
         input1=str(folders[0]),
         input2=str(folders[1]),
+        input1_cache_name=folders[0].name,
+        input2_cache_name=folders[1].name,
         fid=True,
         feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=str(weights),
         batch_size=BATCH,
         cuda=False,
-        cache=False,
+        cache_root=str(cache),
         save_cpu_ram=True,
         verbose=False,
     )["frechet_inception_distance"]
-    peer = [fidelity_features(folder, weights) for folder in folders]
+    # It keeps the features it has used, so they need not be computed again to be compared.
+    files = [cache / f"{folder.name}-inception-v3-compat-features-2048.pt" for folder in folders]
+    peer = [torch.load(file, weights_only=True).numpy() for file in files]
     return compared("legacy-tf", "torch-fidelity", folders, weights, peer, float(theirs))
 
 
@@ -180,12 +185,7 @@ def row_case(row: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     return {"row": row["row"], "seed": args.seed, "weights_sha256": row["weights_sha256"], "cells": cells}
 
 
-def fidelity_features(folder: Path, weights: Path) -> np.ndarray:
-    """Features (N, 2048) as torch-fidelity extracts them from a folder."""
-    return fidelity_extraction(folder, weights)().numpy()
-
-
-def fidelity_extraction(folder: Path, weights: Path, num: int | None = None) -> Callable[[], Tensor]:
+def fidelity_extraction(folder: Path, weights: Path, num: int) -> Callable[[], Tensor]:
     """torch-fidelity's own extraction of a folder's first images, everything ready but the work itself."""
     from torch_fidelity.datasets import ImagesPathDataset, TransformPILtoRGBTensor
     from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset

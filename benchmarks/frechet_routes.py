@@ -41,13 +41,13 @@ class Sides(NamedTuple):
     stats: list[FrechetStats]
 
 
-def draw(dim: int, count: int, seed: int) -> Sides:
-    """Gaussian features of both sides; eigenvalues of their covariances run from 1 to 1e-3, in different axes."""
+def draw(dim: int, count: int, seed: int, smallest: float) -> Sides:
+    """Gaussian features of both sides; eigenvalues of their covariances run from 1 to `smallest`, in different axes."""
     rng = np.random.default_rng(seed)
     rows = []
     for shift in (0.0, 0.05):
         turn, _ = np.linalg.qr(rng.standard_normal((dim, dim)))
-        rows.append(rng.standard_normal((count, dim)) * np.logspace(0, -1.5, dim) @ turn + shift)
+        rows.append(rng.standard_normal((count, dim)) * np.geomspace(1, smallest**0.5, dim) @ turn + shift)
     moments = [(side.mean(axis=0), np.cov(side, rowvar=False)) for side in rows]
     return Sides(rows, moments, [FrechetStats.from_moments(*side, n=count) for side in moments])
 
@@ -91,9 +91,9 @@ METHODS: dict[str, Callable[[Sides], float]] = {
 }
 
 
-def measure(dim: int, count: int, seed: int, repeats: int) -> list[dict[str, Any]]:
+def measure(dim: int, count: int, seed: int, smallest: float, repeats: int) -> list[dict[str, Any]]:
     """A case for each method, with its value and its times."""
-    small, sides = draw(8, 16, seed), draw(dim, count, seed)
+    small, sides = (draw(*size, seed, smallest) for size in ((8, 16), (dim, count)))
     for method in METHODS.values():  # imports
         method(small)
     device, values = torch.device("cpu"), {}
@@ -180,7 +180,8 @@ def to_markdown(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
     parts = [
         "# Fréchet distance: routes and peers",
-        f"d = {settings['dim']}, N = {settings['num']} a side; medians of {settings['repeats']} turns.",
+        f"d = {settings['dim']}, N = {settings['num']} a side, eigenvalues from 1 to "
+        f"{settings['smallest_eigenvalue']:g}; medians of {settings['repeats']} turns.",
         markdown_table(header, rows),
         "\n".join(f"- {line}" for line in claims(result)),
         f"{environment_line(env)} {versions}; load {env['load_before']['average']} to {env['load_after']['average']}.",
@@ -197,13 +198,14 @@ def run(args: argparse.Namespace) -> Path:
     settings = {
         "dim": args.dim,
         "num": args.num,
+        "smallest_eigenvalue": args.smallest,
         "repeats": args.repeats,
         "bars": BARS,
         "versions": {name: version(name) for name in ("scipy", "torch-fidelity", "torchmetrics")},
     }
     env = environment("cpu", "float64")
     with threadpool_limits(torch.get_num_threads()):  # numpy and scipy have threads of their own
-        cases = measure(args.dim, args.num, args.seed, args.repeats)
+        cases = measure(args.dim, args.num, args.seed, args.smallest, args.repeats)
     result = {
         "created": now(),
         "gendiff": gendiff.__version__,
@@ -226,6 +228,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--dim", type=positive, default=2048, help="default: %(default)s")
     parser.add_argument("--num", type=positive, default=5000, help="a side, above --dim (default: %(default)s)")
     parser.add_argument("--seed", type=natural, default=0, help="default: %(default)s")
+    parser.add_argument("--smallest", type=share, default=1e-3, help="eigenvalue of both sides (default: %(default)g)")
     parser.add_argument("--repeats", type=positive, default=3, help="turns of every method (default: %(default)s)")
     parser.add_argument("--threads", type=natural, default=0, help="of every method; 0 = as torch chooses (default)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="default: benchmarks/results/frechet-routes.json")
@@ -236,6 +239,17 @@ def main(argv: list[str] | None = None) -> Path:
         return run(args)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
+
+
+def share(text: str) -> float:
+    """A number above 0, at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text!r}")
+    return value
 
 
 def _met(met: bool) -> str:

@@ -50,7 +50,7 @@ def fd_against_n(
         ImportError: matplotlib is missing.
         InvalidInputError: nothing to draw, unequal lengths, or a number that is not finite or out of range.
     """
-    columns = _columns(n=sizes, fd=distances)
+    columns = _columns({"n": sizes, "fd": distances})
     _check_positive("sizes", sizes)
     _check_finite("infinity", [infinity])
     inverse = [1 / size for size in sizes]
@@ -95,7 +95,7 @@ def fd_against_nfe(
     _check_some("curves", curves)
     columns: dict[str, list[Any]] = {"name": [], "nfe": [], "fd": []}
     for name, (calls, distances) in curves.items():
-        checked = _columns(**{f"calls of {name}": calls, f"distances of {name}": distances})
+        checked = _columns({f"calls of {name}": calls, f"distances of {name}": distances})
         _check_positive(f"calls of {name}", calls)
         for key, values in zip(columns, ([name] * len(calls), *checked.values()), strict=True):
             columns[key].extend(values)
@@ -141,7 +141,7 @@ def pareto(
     """
     _check_some("points", points)
     seconds, distances = (list(values) for values in zip(*points.values(), strict=True))
-    columns = {"name": list(points), **_columns(seconds_per_image=seconds, fd=distances)}
+    columns = {"name": list(points), **_columns({"seconds_per_image": seconds, "fd": distances})}
     _check_positive("seconds", seconds)
     if floor is not None:
         _check_finite("floor", [floor])
@@ -190,12 +190,12 @@ def throughput(
         ImportError: matplotlib is missing.
         InvalidInputError: nothing to draw, unequal lengths, or a number that is not finite or out of range.
     """
-    columns = _columns(batch=batches, images_per_s=images_per_s)
+    columns = _columns({"batch": batches, "images_per_s": images_per_s})
     _check_positive("batches", batches)
     if (low is None) != (high is None):
         raise InvalidInputError(f"low and high must be given together, only {'high' if low is None else 'low'} is.")
     if low is not None and high is not None:
-        columns |= _columns(len(batches), low=low, high=high)
+        columns |= _columns({"low": low, "high": high}, len(batches))
 
     def draw(axes: Any) -> None:
         (line,) = axes.plot(batches, images_per_s, "o-")
@@ -228,7 +228,7 @@ def against_frame(
     _check_some("curves", curves)
     if "frame" in curves:
         raise InvalidInputError("curves must not be named 'frame', which the CSV calls its first column.")
-    values = _columns(**curves)
+    values = _columns(curves)
     frames = list(range(len(next(iter(values.values())))))
 
     def draw(axes: Any) -> None:
@@ -279,7 +279,7 @@ def save_plot(
     return paths[0], paths[1], paths[2]
 
 
-def _columns(length: int | None = None, **columns: Sequence[float]) -> dict[str, list[Any]]:
+def _columns(columns: Mapping[str, Sequence[float]], length: int | None = None) -> dict[str, list[Any]]:
     """Columns of numbers as lists.
 
     Raises:

@@ -25,7 +25,7 @@ PLOTS = {
     "fd-nfe": lambda stem: fd_against_nfe(stem, {"ddim": ([5, 10], [9.0, 6.0]), "dpm": ([5], [7.0])}, floor=1.5),
     "pareto": lambda stem: pareto(stem, {"quick": (0.1, 9.0), "good": (1.0, 3.0), "bad": (2.0, 4.0)}, floor=1.0),
     "throughput": lambda stem: throughput(stem, [1, 2, 4], [3.0, 5.0, 8.0], [2.5, 4.5, 7.0], [3.5, 6.0, 9.0]),
-    "frames": lambda stem: against_frame(stem, {"model": [40.0, 35.0, 30.0], "copy": [30.0, 25.0, 24.0]}),
+    "frames": lambda stem: against_frame(stem, {"length": [40.0, 35.0, 30.0], "copy": [30.0, 25.0, 24.0]}),
     "grid": lambda stem: sample_grid(stem, noise(5, 1, 12, 12), [3, 1, 4, 15, 9], columns=2),
     "nearest": lambda stem: nearest_training_images(stem, noise(3, 3, 8, 8), noise(7, 3, 8, 8, seed=1), [5, 6, 7]),
 }
@@ -87,7 +87,7 @@ def test_throughput_and_drift_tables(tmp_path):
     rows = read(PLOTS["throughput"](tmp_path / "rate")[2])
     assert rows[1] == {"batch": "2", "images_per_s": "5.0", "low": "4.5", "high": "6.0"}
     rows = read(PLOTS["frames"](tmp_path / "drift")[2])
-    assert rows[2] == {"frame": "2", "model": "30.0", "copy": "24.0"}
+    assert rows[2] == {"frame": "2", "length": "30.0", "copy": "24.0"}
 
 
 def test_the_grid_shows_the_bytes_of_the_images_and_their_seeds(tmp_path):
