@@ -147,6 +147,8 @@ def _nuclear_norm(product: Tensor, traces: float) -> float:
     taken where these errors together do not count.
     """
     dim = len(product)
+    if dim == 0:  # features without any variance
+        return 0.0
     if product.shape == (dim, dim):
         squares = torch.linalg.eigvalsh(product @ product.T)
         noise = torch.finfo(product.dtype).eps * dim**0.5 * squares[-1]
