@@ -77,7 +77,7 @@ def run(order: Order, arguments: Mapping[str, Any]) -> tuple[dict[str, bytes], s
     names = _names(pipe, output.class_labels.tolist())
     scale = max(1, SHOWN // images.shape[-1])
     rows = [[to_pil(image, scale) for image in row] for row in images.split(order.num_images)]
-    files = {f"image-{i:03d}.png": png_bytes(to_pil(image)) for i, image in enumerate(images)}
+    files = {f"images/{i:03d}.png": png_bytes(to_pil(image)) for i, image in enumerate(images)}
     files["grid.png"] = png_bytes(grid(rows, row_labels=names[:: order.num_images] if labels else None))
     files["run.json"] = run_record("image-generation", arguments, output.stats, classes=names)
     cost = f"{output.stats.network_calls} network calls, {output.stats.seconds:.1f} s"

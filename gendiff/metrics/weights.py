@@ -18,7 +18,7 @@ from gendiff.errors import InvalidInputError, UnsafeFileError, WeightsCorruptErr
 from gendiff.metrics.weights_table import WEIGHTS, WeightFile, WeightsEntry, hub_cache, is_offline, weights_dir
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,26 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise WeightsCorruptError(f"{path} holds {type(state).__name__}, not a state dict of tensors.")
     return state
+
+
+def fill(network: nn.Module, path: str | Path, title: str) -> None:
+    """Give a network, which may be on the meta device, the state dict at `path`.
+
+    Args:
+        title: of the network, for the error.
+
+    Raises:
+        UnsafeFileError: see `read_state_dict`.
+        WeightsCorruptError: see `read_state_dict`; or they are tensors of another network.
+    """
+    from torch import nn
+
+    try:
+        # The base's method: a network may have changed its own.
+        nn.Module.load_state_dict(network, read_state_dict(path), assign=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]  # a heading, then one complaint a line
+        raise WeightsCorruptError(f"{path} is not a state dict of {title}: {lines[:2][-1][:200]}") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -32,14 +32,16 @@ def test_the_command_writes_what_the_pipeline_draws(model, tmp_path):
     out = tmp_path / "out"
     arguments = ["--class", "Bag", "--class", "1", "--num-images", "2", "--steps", "3", "--seed", "5"]
     assert main(["sample", "image-generation", "--model", str(model), "--out", str(out), *arguments]) == 0
-    assert {path.name for path in out.iterdir()} == {*(f"image-{i:03d}.png" for i in range(4)), "grid.png", "run.json"}
+    assert {path.name for path in out.iterdir()} == {"images", "grid.png", "run.json"}
+    # Alone in their folder, so that it can be scored as it is.
+    assert {path.name for path in (out / "images").iterdir()} == {f"{i:03d}.png" for i in range(4)}
     run = json.loads((out / "run.json").read_text())
     assert run["classes"] == ["Bag", "Bag", "Trouser", "Trouser"]
     assert run["stats"]["network_calls"] == 3 and run["arguments"]["seed"] == 5 and run["versions"]["torch"]
     pipe = gendiff.load_pipeline(model)
     pipe.set_progress_bar_config(disable=True)
     alone = pipe("Trouser", num_inference_steps=3, generator=torch.Generator().manual_seed(7), output_type="np").images
-    drawn = np.asarray(Image.open(out / "image-002.png"), dtype=float)
+    drawn = np.asarray(Image.open(out / "images" / "002.png"), dtype=float)
     assert np.abs(drawn - 255 * alone[0, ..., 0]).max() <= 0.51
 
 

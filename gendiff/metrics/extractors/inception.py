@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendiff.errors import InvalidInputError, WeightsCorruptError
+from gendiff.errors import InvalidInputError
 from gendiff.metrics.extractors.base import FeatureExtractor, with_sha
 from gendiff.metrics.extractors.torchscript import load_script
-from gendiff.metrics.weights import locate_weights, read_state_dict
+from gendiff.metrics.weights import fill, locate_weights
 
 SIDE = 299
 MODES = {
@@ -52,7 +52,7 @@ class InceptionExtractor(FeatureExtractor):
     Raises:
         InvalidInputError: unknown mode; or a combination that the TorchScript file does not have.
         ImportError: torch-fidelity or clean-fid is missing.
-        WeightsNotFoundError, WeightsCorruptError, UnsafeFileError: see `locate_weights` and `read_state_dict`.
+        WeightsNotFoundError, WeightsCorruptError, UnsafeFileError: see `locate_weights` and `fill`.
     """
 
     def __init__(self, mode: str = "clean", weights: str | Path | None = None, spatial: bool = False) -> None:
@@ -145,12 +145,7 @@ def load_inception(path: Path) -> Any:
             ["2048"],
             feature_extractor_weights_path=empty,  # pyright: ignore[reportArgumentType]
         )
-    try:
-        nn.Module.load_state_dict(network, read_state_dict(path), assign=True)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        reason = (lines[1] if len(lines) > 1 else lines[0]).strip()[:200]
-        raise WeightsCorruptError(f"{path} is not a state dict of Inception-v3 of 2015-12-05: {reason}") from error
+    fill(network, path, "Inception-v3 of 2015-12-05")
     network.requires_grad_(False).float()
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

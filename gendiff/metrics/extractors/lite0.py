@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gendiff.errors import InvalidInputError, WeightsCorruptError
+from gendiff.errors import InvalidInputError
 from gendiff.metrics.extractors.base import FeatureExtractor, with_sha
 from gendiff.metrics.extractors.pixel import resized
-from gendiff.metrics.weights import FoundWeights, locate_weights, read_state_dict
+from gendiff.metrics.weights import FoundWeights, fill, locate_weights
 
 TAPS: dict[int, int | None] = {40: 4, 80: 7, 112: 10, 192: 14, 320: 15, 1280: None}
 """Width of the features -> block after which they are taken; None is the head before the classifier."""
@@ -97,15 +97,6 @@ def load_lite0(size: int, weights: str | Path | None = None) -> tuple[Any, Found
     # global random state stays as it was.
     with torch.device("meta"):
         network: nn.Module = EfficientNet.from_name("efficientnet-lite0", image_size=size)
-    try:
-        network.load_state_dict(read_state_dict(found.path), assign=True)
-    except RuntimeError as error:
-        raise WeightsCorruptError(f"{found.path} is not a state dict of EfficientNet-Lite0: {_first(error)}") from error
+    fill(network, found.path, "EfficientNet-Lite0")
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network.eval(), found
-
-
-def _first(error: Exception) -> str:
-    """The first complaint of load_state_dict, on one line."""
-    lines = str(error).splitlines()
-    return (lines[1] if len(lines) > 1 else lines[0]).strip()[:200]
