@@ -193,7 +193,7 @@ def model_row(
     )
     stats = source.stats()
     cost["nfe"] = stats["network_calls"] // stats["calls"]
-    return {"cells": cells(kept, REFERENCE, options), "samples": source.describe(), "cost": cost}
+    return {"cells": cells(kept, REFERENCE, options), "samples": source.describe() | {"checkpoint": name}, "cost": cost}
 
 
 def blocks(num: int, size: int) -> list[range]:
