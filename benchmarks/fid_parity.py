@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from arguments import positive, say, seconds
+from fid_parity_tables import to_markdown
 from harness import figures
 from noise import load
-from paired import compare_runs, verdict
+from paired import compare_runs
 from PIL import Image
 from provenance import command_line, environment, git_state, now
 from random_inception import write_random_inception
-from report import environment_line, markdown_table, write_result
+from report import write_result
 from torch import Tensor
 
 import gendiff
@@ -44,6 +45,9 @@ SIDE, CROP, JPEG_QUALITY = 64, 96, 50
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
 """Colour photographs inside the package scikit-image."""
 BATCH = 25
+LAYERS = ("2048", "192")
+"""torch-fidelity's names of the features compared: those of FID, and an inner layer that is narrower than there are
+images, so that no covariance is singular."""
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -57,7 +61,7 @@ def main(argv: list[str] | None = None) -> Path:
         weights = write_random_inception(folder / "random-inception.pth", args.seed)
         folders = [folder / "real", folder / "generated"]
         write_pictures(folders, args.num, args.seed)
-        rows = [legacy_tf(folders, weights), clean(folders, weights)]
+        rows = [*legacy_tf(folders, weights), clean(folders, weights)]
         cases = [row_case(row, args) for row in rows]
         cases.append(extraction_case(folders[0], weights, args))
     env["load_after"] = load()
@@ -98,30 +102,47 @@ def write_pictures(folders: list[Path], num: int, seed: int) -> None:
             crop.save(folder / f"{index:05d}.png")
 
 
-def legacy_tf(folders: list[Path], weights: Path) -> dict[str, Any]:
-    """Against torch-fidelity: its whole program, from files to the number."""
+def legacy_tf(folders: list[Path], weights: Path) -> list[dict[str, Any]]:
+    """Against torch-fidelity: its whole program, from files to the number, by each of LAYERS."""
     import torch_fidelity
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-    say("torch-fidelity")
-    cache = weights.parent / "cache"
-    theirs = torch_fidelity.calculate_metrics(
-        input1=str(folders[0]),
-        input2=str(folders[1]),
-        input1_cache_name=folders[0].name,
-        input2_cache_name=folders[1].name,
-        fid=True,
-        feature_extractor="inception-v3-compat",
-        feature_extractor_weights_path=str(weights),
-        batch_size=BATCH,
-        cuda=False,
-        cache_root=str(cache),
-        save_cpu_ram=True,
-        verbose=False,
-    )["frechet_inception_distance"]
-    # It keeps the features it has used, so they need not be computed again to be compared.
-    files = [cache / f"{folder.name}-inception-v3-compat-features-2048.pt" for folder in folders]
-    peer = [torch.load(file, weights_only=True).numpy() for file in files]
-    return compared("legacy-tf", "torch-fidelity", folders, weights, peer, float(theirs))
+    key = "frechet_inception_distance"
+    cache, found = weights.parent / "cache", []
+    sha256, ours = our_features("legacy-tf", folders, weights)
+    for layer in LAYERS:
+        say(f"torch-fidelity, {layer} features")
+        theirs = torch_fidelity.calculate_metrics(
+            input1=str(folders[0]),
+            input2=str(folders[1]),
+            input1_cache_name=folders[0].name,
+            input2_cache_name=folders[1].name,
+            fid=True,
+            feature_layer_fid=layer,
+            feature_extractor="inception-v3-compat",
+            feature_extractor_weights_path=str(weights),
+            batch_size=BATCH,
+            cuda=False,
+            cache_root=str(cache),
+            save_cpu_ram=True,
+            verbose=False,
+        )[key]
+        # It keeps the features it has used, so they need not be computed again to be compared.
+        files = [cache / f"{folder.name}-inception-v3-compat-features-{layer}.pt" for folder in folders]
+        peer = [torch.load(file, weights_only=True) for file in files]
+        stats = fid_features_to_statistics(peer[0])
+        row = compared(f"legacy-tf, {layer} features", "torch-fidelity", ours[layer], [part.numpy() for part in peer])
+        found.append(
+            {
+                **row,
+                "weights_sha256": sha256,
+                "fid_of_peer": float(theirs),
+                "relative_difference": abs(row["fid"] - theirs) / theirs,
+                "set_to_itself": frechet_distance(ours[layer][0], ours[layer][0]).value,
+                "set_to_itself_of_peer": float(fid_statistics_to_metric(stats, stats, False)[key]),
+            }
+        )
+    return found
 
 
 def clean(folders: list[Path], weights: Path) -> dict[str, Any]:
@@ -147,32 +168,34 @@ def clean(folders: list[Path], weights: Path) -> dict[str, Any]:
         )
         for folder in folders
     ]
-    return compared("clean", "clean-fid", folders, weights, peer, None)
+    sha256, ours = our_features("clean", folders, weights)
+    return {**compared("clean, 2048 features", "clean-fid", ours["2048"], peer), "weights_sha256": sha256}
 
 
-def compared(
-    mode: str, name: str, folders: list[Path], weights: Path, peer: list[np.ndarray], theirs: float | None
-) -> dict[str, Any]:
-    """Our distance beside the peer's, and our distance of the peer's features.
-
-    Args:
-        theirs: what the peer's whole program printed; None if only its features can be had.
-    """
+def our_features(mode: str, folders: list[Path], weights: Path) -> tuple[str | None, dict[str, list[np.ndarray]]]:
+    """sha256 of the weights, and by layer the features of both folders, of one reading."""
     say(f"gendiff, {mode}")
-    extractor = get_extractor(f"inception-{mode}", weights=weights)
-    ours = [
-        extract_features(open_source(str(folder)), extractor, batch_size=BATCH, progress=False) for folder in folders
-    ]
+    extractor: Any = get_extractor(f"inception-{mode}", weights=weights)
+    inner: list[Tensor] = []
+    hook = extractor.network.MaxPool_2.register_forward_hook(lambda *seen: inner.append(seen[-1].mean((2, 3))))
+    found: dict[str, list[np.ndarray]] = {layer: [] for layer in LAYERS}
+    for folder in folders:
+        inner.clear()
+        found["2048"].append(extract_features(open_source(str(folder)), extractor, batch_size=BATCH, progress=False))
+        found["192"].append(torch.cat(inner).double().numpy())
+    hook.remove()
+    return extractor.weights_sha256, found
+
+
+def compared(mode: str, name: str, ours: list[np.ndarray], peer: list[np.ndarray]) -> dict[str, Any]:
+    """Our distance of our features, and of the peer's."""
     value = frechet_distance(ours[0], ours[1]).value
-    theirs_by_us = frechet_distance(peer[0].astype(np.float64), peer[1].astype(np.float64)).value
+    of_peer = frechet_distance(peer[0].astype(np.float64), peer[1].astype(np.float64)).value
     return {
-        "row": f"{mode} against {name}",
-        "weights_sha256": extractor.weights_sha256,
+        "row": f"{mode}, against {name}",
         "fid": value,
-        "fid_of_peer": theirs,
-        "fid_of_peers_features": theirs_by_us,
-        "relative_difference": None if theirs is None else abs(value - theirs) / theirs,
-        "relative_difference_by_features": abs(value - theirs_by_us) / theirs_by_us,
+        "fid_of_peers_features": of_peer,
+        "relative_difference_by_features": abs(value - of_peer) / of_peer,
         "max_abs_difference_of_features": float(max(np.abs(a - b).max() for a, b in zip(ours, peer, strict=True))),
         "largest_feature": float(max(rows.max() for rows in ours)),
     }
@@ -230,61 +253,6 @@ def extraction_case(folder: Path, weights: Path, args: argparse.Namespace) -> di
             "max_abs_diff": pair.max_abs_diff,
         },
     }
-
-
-def to_markdown(result: dict[str, Any]) -> str:
-    """Two tables: agreement and time."""
-    header = [
-        "mode and peer",
-        "FID, ours",
-        "FID, peer",
-        "relative difference",
-        "ours on the peer's features",
-        "features",
-    ]
-    rows = []
-    for case in result["cases"]:
-        if "cells" not in case:
-            continue
-        cell = {cell["metric"]: cell["value"] for cell in case["cells"]}
-        known = "fid_of_peer" in cell
-        rows.append(
-            [
-                case["row"],
-                f"{cell['fid']:.9f}",
-                f"{cell['fid_of_peer']:.9f}" if known else "-",
-                f"{cell['relative_difference']:.1e}" if known else "-",
-                f"{cell['relative_difference_by_features']:.1e}",
-                f"{cell['max_abs_difference_of_features']:.1e} of {cell['largest_feature']:.1f}",
-            ]
-        )
-    timed = next(case for case in result["cases"] if "timings_s" in case)
-    peer, settings = timed["peer"], result["settings"]
-    speed = [1 / end for end in reversed(peer["ratio_ci95"])]
-    times = [
-        [
-            f"{timed['batch']} images",
-            f"{timed['images_per_s']:.2f}",
-            f"{timed['batch'] / peer['p50']:.2f}",
-            verdict(1 / peer["ratio_p50"], speed),
-            f"{peer['max_abs_diff']:.1e}",
-            "yes" if timed["noisy"] else "no",
-        ]
-    ]
-    names = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
-    return "\n\n".join(
-        [
-            "# FID against other programs",
-            f"{environment_line(result['env'])} {names}.",
-            f"{settings['num_images']} images a side, {settings['side']} px, random weights, seed {settings['seed']};"
-            f" bar: relative difference at most {settings['bar']:g}. The last columns set the Fréchet formula aside:"
-            " ours on both programs' features, and the largest difference of a feature.",
-            markdown_table(header, rows),
-            "Extraction from PNG files, turn by turn; speed is the peer's time over ours with its 95 % interval:",
-            markdown_table(["work", "images/s, ours", "images/s, peer", "speed", "max difference", "noisy"], times),
-            f"`{result['command']}`\n",
-        ]
-    )
 
 
 def versions() -> dict[str, str]:
