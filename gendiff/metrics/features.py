@@ -85,9 +85,10 @@ def extract(
         features, logits = [], []
         with _bar(share, extractor.id, progress) as bar:
             for indices, images in _read_ahead(source, share, workers):
-                features.append(_checked(extractor(images), source, indices, extractor.dim))
-                if with_logits:
-                    logits.append(_checked(extractor.logits(images), source, indices))
+                rows, scores = extractor.features_and_logits(images) if with_logits else (extractor(images), None)
+                features.append(_checked(rows, source, indices, extractor.dim))
+                if scores is not None:
+                    logits.append(_checked(scores, source, indices))
                 bar.update(len(indices))
         known = source.known_digests()
         return features, logits, {index: known[index] for indices in share for index in indices if index in known}

@@ -19,15 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from gendiff.errors import InvalidInputError, MetricWarning
+from gendiff.metrics.extractors.video import FEWEST_FRAMES
 from gendiff.metrics.features import device_of
 from gendiff.metrics.frechet import frechet_distance
 from gendiff.metrics.rows import whole_number
 from gendiff.metrics.video_clips import Clips, clip, open_clips
-
-FVD_LABELS = {"i3d-videogpt": "FVD(videogpt)", "i3d-styleganv": "FVD(styleganv)"}
-"""The only features whose distance may be called FVD."""
-FEWEST_FRAMES = {"i3d-videogpt": 10, "i3d-styleganv": 10}
-"""Frames below which the network's pooling over time has nothing left to pool."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +99,11 @@ def video_distance(
     """
     for name, value in (("frames", frames), ("stride", stride), ("batch_size", batch_size)):
         whole_number(name, value, 1)
-    network_id = extractor if isinstance(extractor, str) else getattr(extractor, "id", type(extractor).__name__)
-    fewest = FEWEST_FRAMES.get(network_id, 2)
+    # Before anything is opened, and before weights are sought.
+    fewest = FEWEST_FRAMES.get(extractor if isinstance(extractor, str) else "", 2)
     if frames < fewest:
-        raise InvalidInputError(f"frames must be at least {fewest} for {network_id}, got {frames}.")
+        named = extractor if isinstance(extractor, str) else type(extractor).__name__
+        raise InvalidInputError(f"frames must be at least {fewest} for {named}, got {frames}.")
     sides = {"samples": open_clips(samples, "samples"), "reference": open_clips(reference, "reference")}
     counts = {name: _count(name, clips, num) for name, clips in sides.items()}
     first = {name: clip(clips, 0, frames, stride, name) for name, clips in sides.items()}
@@ -123,7 +120,7 @@ def video_distance(
     for note in notes:
         warnings.warn(note, MetricWarning, stacklevel=2)
     return VideoDistanceResult(
-        label=FVD_LABELS.get(network.id, f"FD[{network.id}]"),
+        label=network.label,
         value=result.value,
         mean_term=result.mean_term,
         cov_term=result.cov_term,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -31,31 +32,44 @@ class RunStats:
 
 
 class Meter:
-    """Counts calls of the networks it wraps. FLOPs are counted on the first call of each input shape only."""
+    """Counts calls of the networks it wraps, and their FLOPs.
+
+    Counting watches every operation of a call and takes as long again, so each network is counted once for each set of
+    input shapes, and remembered for as long as it lives.
+    """
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
         self.network_calls = 0
         self.flops = 0
-        self._flops_by_shape: dict[tuple[int, ...], int] = {}
 
-    def __call__(self, network: Callable[..., Any], sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """`network(sample, ...)`, counted."""
+    def __call__(self, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`network(...)`, counted."""
         self.network_calls += 1
-        shape = tuple(sample.shape)
-        if shape in self._flops_by_shape:
-            self.flops += self._flops_by_shape[shape]
-            return network(sample, *args, **kwargs)
+        known, shapes = _COUNTED.setdefault(network, {}), _shapes(args, kwargs)
+        if shapes in known:
+            self.flops += known[shapes]
+            return network(*args, **kwargs)
         with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-            result = network(sample, *args, **kwargs)
-        self._flops_by_shape[shape] = counter.get_total_flops()
-        self.flops += counter.get_total_flops()
+            result = network(*args, **kwargs)
+        known[shapes] = counter.get_total_flops()
+        self.flops += known[shapes]
         return result
 
     def stats(self, cache_bytes: int = 0, **plan: Any) -> RunStats:
         """The counts so far."""
         seconds = time.perf_counter() - self.start
         return RunStats(self.network_calls, self.flops, seconds, cache_bytes, plan)
+
+
+_COUNTED: WeakKeyDictionary[Callable[..., Any], dict[tuple, int]] = WeakKeyDictionary()
+"""Network -> shapes of its inputs -> FLOPs of one call."""
+
+
+def _shapes(args: tuple, kwargs: dict[str, Any]) -> tuple:
+    """What the cost of a call depends on: shapes of tensors, and which arguments there are."""
+    given = [*enumerate(args), *sorted(kwargs.items())]
+    return tuple((name, tuple(value.shape) if isinstance(value, torch.Tensor) else None) for name, value in given)
 
 
 def _cpu_attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:

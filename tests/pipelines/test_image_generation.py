@@ -62,6 +62,15 @@ def test_guidance_of_one_is_free(pipe):
     assert pipe("star", num_inference_steps=4, guidance_scale=2.0).stats.network_calls == 8
 
 
+def test_operations_are_counted_once_for_each_shape(pipe, monkeypatch):
+    first = pipe("star", num_inference_steps=2).stats
+    monkeypatch.setattr("gendiff.pipelines.stats.FlopCounterMode", None)  # not watched again
+    second = pipe("circle", num_inference_steps=3).stats
+    assert first.flops > 0 and second.flops == 3 * first.flops // 2
+    with pytest.raises(TypeError):
+        pipe(["star", "star"], num_inference_steps=1)
+
+
 def test_labels_and_their_images_stand_next_to_one_another(pipe):
     output = pipe(["star", 0], num_images_per_prompt=2, num_inference_steps=1, output_type="pt")
     assert output.class_labels.tolist() == [2, 2, 0, 0]

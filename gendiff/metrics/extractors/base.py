@@ -58,6 +58,10 @@ class FeatureExtractor(nn.Module, ABC):
         """
         raise InvalidInputError(f"extractor {self.id} has no logits: it does not classify.")
 
+    def extract_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Both; a network whose logits follow from its features overrides it to walk once."""
+        return self.extract(images), self.classify(images)
+
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, dim) float32 of images uint8 (B, 3, H, W) in 0 .. 255; of clips uint8 (B, F, 3, H, W).
 
@@ -74,6 +78,14 @@ class FeatureExtractor(nn.Module, ABC):
         """
         return self._run(self.classify, images)
 
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` and `logits` return, of one reading.
+
+        Raises:
+            InvalidInputError: as `logits`.
+        """
+        return self._run(self.extract_and_classify, images)
+
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Stay in evaluation mode, whatever is asked for: batch norm of a yardstick must not follow its data."""
         super().train(False)
@@ -83,12 +95,13 @@ class FeatureExtractor(nn.Module, ABC):
         """Evaluation mode, float32, no gradients."""
         return self.eval().float().requires_grad_(False)
 
-    def _run(self, function: Any, images: Tensor) -> Tensor:
+    def _run(self, function: Any, images: Tensor) -> Any:
         check_images(images, self.video)
         place: Any = self._place
         self.eval()  # networks are in training mode when they are made, and here batch norm would follow the images
         with torch.inference_mode(), full_precision(place.device.type):
-            return function(images.to(place.device)).float()
+            found = function(images.to(place.device))
+            return tuple(rows.float() for rows in found) if isinstance(found, tuple) else found.float()
 
 
 def check_images(images: Any, video: bool = False) -> None:

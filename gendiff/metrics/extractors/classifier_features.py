@@ -63,6 +63,10 @@ class ClassifierExtractor(FeatureExtractor):
         """Logits (B, number of classes)."""
         return self.model(self._prepare(images))
 
+    def extract_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.extract(images)
+        return features, self.model.classify(features)
+
     def _prepare(self, images: Tensor) -> Tensor:
         pixels = luma(images) if self.channels == 1 else images.float()
         return resized(pixels, self.side) / 127.5 - 1

@@ -97,6 +97,12 @@ class InceptionExtractor(FeatureExtractor):
         x = _run(self.network, LAYERS_BEFORE_SPATIAL + LAYERS_AFTER_SPATIAL, self._prepare(images))
         return x.flatten(1) @ self.network.fc.weight.T
 
+    def extract_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if self.spatial or self.torchscript:
+            return super().extract_and_classify(images)
+        features = self.extract(images)
+        return features, features @ self.network.fc.weight.T
+
     def _prepare(self, images: Tensor) -> Tensor:
         """Images (B, 3, 299, 299) as the first layer reads them."""
         if self.mode == "clean":

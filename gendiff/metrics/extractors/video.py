@@ -19,8 +19,8 @@ from gendiff.metrics.extractors.lite0 import Lite0Extractor
 from gendiff.metrics.extractors.torchscript import load_script
 from gendiff.metrics.weights import locate_weights
 
-FEWEST_FRAMES = 10
-"""Of I3D, whose pooling over time has nothing left to pool with fewer."""
+FEWEST_FRAMES = {"i3d-videogpt": 10, "i3d-styleganv": 10}
+"""Frames of a clip below which the network's pooling over time has nothing left to pool; 2 for all others."""
 SIDE = 224
 I3D_RESIZE = {
     "i3d-videogpt": f"bilinear to {SIDE}x{SIDE}, aspect not kept",
@@ -80,13 +80,13 @@ class I3dExtractor(FeatureExtractor):
             label=f"FVD({name.removeprefix('i3d-')})" if found.official else None,
             video=True,
         )
-        self.keeps_aspect = name == "i3d-styleganv"
+        self.keeps_aspect, self.fewest_frames = name == "i3d-styleganv", FEWEST_FRAMES[name]
         self.script = load_script(found)
 
     def extract(self, images: Tensor) -> Tensor:
-        if images.shape[1] < FEWEST_FRAMES:
+        if images.shape[1] < self.fewest_frames:
             raise InvalidInputError(
-                f"clips must be at least {FEWEST_FRAMES} frames long for {self.id}, got {images.shape[1]}."
+                f"clips must be at least {self.fewest_frames} frames long for {self.id}, got {images.shape[1]}."
             )
         clips = self.prepare(images)
         rows = self.script(clips, rescale=False, resize=False, return_features=True)

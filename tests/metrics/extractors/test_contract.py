@@ -48,10 +48,19 @@ def test_rows_have_their_dimension_and_do_not_depend_on_the_batch(name, photos):
 
 
 @pytest.mark.parametrize("name", ["lite0-112", "pixel", "fmnist-cnn"])
-def test_grey_images_are_replicated_ones(name, photos):
+def test_grey_images_need_not_be_copied_into_three_channels(name, photos):
     grey = photos[:, :1]
     repeated = grey.repeat(1, 3, 1, 1)
     torch.testing.assert_close(get_extractor(name)(grey.expand(-1, 3, -1, -1)), get_extractor(name)(repeated))
+
+
+def test_features_and_logits_come_of_one_walk(photos):
+    extractor = get_extractor("fmnist-cnn")
+    walks = []
+    extractor.model.hidden.register_forward_hook(lambda *_: walks.append(1))
+    rows, logits = extractor.features_and_logits(photos)
+    assert len(walks) == 1
+    assert torch.equal(rows, extractor(photos)) and torch.equal(logits, extractor.logits(photos))
 
 
 def test_luma_leaves_grey_as_it_is(photos):
