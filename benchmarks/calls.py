@@ -14,14 +14,10 @@ from calibration import DTYPES
 from diffusers.utils import logging
 
 import gendiff
+from gendiff.app.evaluation_pipeline import open_pipeline
+from gendiff.data.pipeline_call import DENOISERS
+from gendiff.data.pipeline_source import COUNTS
 from gendiff.errors import InvalidInputError
-from gendiff.pipelines.registry import builtin_checkpoints, task_of
-from gendiff.pipelines.saved import check_folder
-
-COUNTS = ("num_images", "batch_size", "num_images_per_prompt", "num_videos_per_prompt", "num_samples")
-"""What pipelines call the number of samples, in the order in which names are looked for."""
-NETWORKS = ("unet", "transformer", "model", "prior")
-"""What pipelines call the network that is called at every step."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +75,8 @@ def load(work: Work) -> Any:
         pipe = gendiff.pipeline(work.task, work.model, work.device, dtype)
     elif work.model is None:
         raise InvalidInputError("task or model must be given: nothing says which pipeline to time.")
-    elif work.model in builtin_checkpoints():
-        pipe = gendiff.load_pipeline(work.model, dtype=dtype).to(work.device)
     else:
-        pipe = _load_folder(Path(work.model), dtype).to(work.device)
+        pipe = open_pipeline(work.model, work.device, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.safety_checker = None
@@ -103,11 +97,11 @@ def network_of(pipe: Any) -> torch.nn.Module:
     Raises:
         InvalidInputError: the pipeline has none of the usual names.
     """
-    for name in NETWORKS:
+    for name in DENOISERS:
         network = getattr(pipe, name, None)
         if isinstance(network, torch.nn.Module):
             return network
-    raise InvalidInputError(f"{type(pipe).__name__} has no network called {', '.join(NETWORKS)}.")
+    raise InvalidInputError(f"{type(pipe).__name__} has no network called {', '.join(DENOISERS)}.")
 
 
 def make_call(pipe: Any, work: Work, batch: int) -> Call:
@@ -216,13 +210,3 @@ def _class_count(pipe: Any) -> int:
         return len(names)
     config: Any = network_of(pipe).config
     return int(config.get("num_embeds_ada_norm") or config.get("num_class_embeds") or 0)
-
-
-def _load_folder(folder: Path, dtype: torch.dtype) -> Any:
-    """A saved pipeline of gendiff or of diffusers; safetensors only."""
-    class_name = check_folder(folder)["_class_name"]
-    if task_of(class_name) is not None:
-        return gendiff.load_pipeline(folder, dtype=dtype)
-    from diffusers import DiffusionPipeline
-
-    return DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, local_files_only=True)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 from report import environment_line, markdown_table
-from timed_plots import save_figure
+
+from gendiff.app.plots import save_plot
+from gendiff.metrics.report import Score, floor_cell, label_cell, value_cell
 
 
 def quality_markdown(result: Mapping[str, Any], figures: Sequence[str]) -> str:
@@ -22,11 +24,17 @@ def quality_markdown(result: Mapping[str, Any], figures: Sequence[str]) -> str:
         for steps in sorted({case["steps"] for case in cases}):
             nfe = next(case["nfe"] for case in cases if case["steps"] == steps)
             found = [by_place.get((steps, metric)) for metric, _ in labels]
-            rows.append([str(steps), f"{nfe:g}", *("-" if case is None else _shown(case["quality"]) for case in found)])
+            rows.append(
+                [
+                    str(steps),
+                    f"{nfe:g}",
+                    *("-" if case is None else value_cell(_score(case["quality"])) for case in found),
+                ]
+            )
         most = max(case["steps"] for case in cases)
-        floors = [_floor(metric, by_place[most, metric]["quality"]["floor"]) for metric, _ in labels]
-        rows.append(["real images", "-", *floors])
-        header = ["steps", "network calls", *(f"{label}{_scale(metric)[1]}" for metric, label in labels)]
+        last = [_score(by_place[most, metric]["quality"]) for metric, _ in labels]
+        rows.append(["real images", "-", *map(floor_cell, last)])
+        header = ["steps", "network calls", *map(label_cell, last)]
         parts += [f"### {extractor}", markdown_table(header, rows)]
     said = list(dict.fromkeys(line for report in result["reports"] for line in report["warnings"]))
     first = result["reports"][0]["conditions"]
@@ -75,7 +83,8 @@ def plot_against_calls(result: Mapping[str, Any], path: Path) -> None:
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
             axes.legend()
 
-    save_figure(path, draw, rows, len(extractors))
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    save_plot(path.with_suffix(""), draw, columns, panels=len(extractors))
 
 
 def plot_against_images(result: Mapping[str, Any], path: Path) -> None:
@@ -105,7 +114,8 @@ def plot_against_images(result: Mapping[str, Any], path: Path) -> None:
             axes.set_xlim(left=0)
             axes.legend()
 
-    save_figure(path, draw, rows, len(extractors))
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    save_plot(path.with_suffix(""), draw, columns, panels=len(extractors))
 
 
 def _extractors(result: Mapping[str, Any]) -> list[str]:
@@ -118,17 +128,6 @@ def _cases(result: Mapping[str, Any], extractor: str, metric: str) -> list[Mappi
     return sorted((case for case in chosen if case["quality"]["metric"] == metric), key=lambda case: case["steps"])
 
 
-def _scale(metric: str) -> tuple[float, str]:
-    """What a score is printed times, and how its label says so."""
-    return (1000, " x10³") if metric == "kid" else (1, "")
-
-
-def _shown(quality: Mapping[str, Any]) -> str:
-    """Value, with its standard deviation where there is one."""
-    factor, std = _scale(quality["metric"])[0], quality["details"].get("std")
-    text = f"{factor * quality['value']:.4g}"
-    return text if std is None else f"{text} ± {factor * std:.2g}"
-
-
-def _floor(metric: str, floor: Mapping[str, Any] | None) -> str:
-    return "-" if floor is None else f"{_scale(metric)[0] * floor['value']:.4g} (N={floor['n']})"
+def _score(quality: Mapping[str, Any]) -> Score:
+    names = ("metric", "label", "value", "better", "details", "floor")
+    return Score(*(quality.get(name) for name in names))  # type: ignore[arg-type]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from report import environment_line, markdown_table, shown, summarise
-from timed_plots import save_figure
+
+from gendiff.app.plots import pareto
 
 COLUMNS = (
     ("FD[lite0-112]", "fd", "lite0-112", 2),
@@ -54,23 +55,12 @@ def markdown(result: Mapping[str, Any]) -> str:
 def figure(result: Mapping[str, Any], path: Path) -> None:
     """FD[lite0-112] against seconds for an image; real images as lines across."""
     summary = summarise(result["cases"], ("metric", "extractor"))
-    models = list(dict.fromkeys(case["row"] for case in result["cases"] if "cost" in case))
-    real = list(dict.fromkeys(case["row"] for case in result["cases"] if "cost" not in case))
-    distance = {name: summary[name, "fd", "lite0-112"]["mean"] for name in (*models, *real)}
-    seconds = {name: _first_cost(result, name)["s_per_image"] for name in models}
-    rows = [{"row": name, "s_per_image": seconds.get(name, ""), "fd": distance[name]} for name in (*real, *models)]
-
-    def draw(axes: Any) -> None:
-        for name in models:
-            axes.plot([seconds[name]], [distance[name]], "o")
-            axes.annotate(name, (seconds[name], distance[name]), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        for name, style in zip(real, ("--", ":"), strict=False):
-            axes.axhline(distance[name], linestyle=style, color="0.5", label=name)
-        axes.set(xlabel="seconds for an image", ylabel="FD[lite0-112]", xscale="log", ylim=(0, None))
-        axes.margins(x=0.35)
-        axes.legend(loc="center right")
-
-    save_figure(path, draw, rows)
+    distance = {
+        name: summary[name, "fd", "lite0-112"]["mean"] for name in dict.fromkeys(c["row"] for c in result["cases"])
+    }
+    costs = {name: _first_cost(result, name) for name in distance}
+    points = {name: (costs[name]["s_per_image"], y) for name, y in distance.items() if costs[name]}
+    pareto(path.with_suffix(""), points, "FD[lite0-112]", {name: y for name, y in distance.items() if not costs[name]})
 
 
 def _kid_spread(result: Mapping[str, Any]) -> str:

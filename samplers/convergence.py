@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
+from gendiff.app.plots import STYLE
 from gendiff.oracles.gaussian import Gaussian, exact_predictor, noise_level
 from gendiff.samplers.loop import Step, sample
 
@@ -57,7 +58,7 @@ def main():
     noise = torch.randn(256, 8, generator=generator, dtype=torch.float64)
 
     plt.switch_backend("Agg")
-    plt.style.use(Path(__file__).with_name("plot.mplstyle"))
+    plt.style.use(STYLE)
     figure, axes = plt.subplots(figsize=(6.4, 4.6))
     steps = np.array(sorted(args.steps))
     for name, make, order in [("DDIM", ddim, 1), ("flow Euler", flow_euler, 1), ("DPM-Solver++ 2M", dpm_solver, 2)]:

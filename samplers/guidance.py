@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
+from gendiff.app.plots import STYLE
 from gendiff.oracles.gaussian import Gaussian, GaussianMixture, exact_predictor
 from gendiff.samplers.guidance import guided, interval
 from gendiff.samplers.loop import sample
@@ -53,7 +54,7 @@ def main():
     noise = torch.randn(args.samples, 2, generator=torch.Generator().manual_seed(args.seed), dtype=torch.float64)
 
     plt.switch_backend("Agg")
-    plt.style.use(Path(__file__).with_name("plot.mplstyle"))
+    plt.style.use(STYLE)
     figure, panels = plt.subplot_mosaic("abcd;sshh", figsize=(10, 6.2))
     window = "at {:.0%} to {:.0%}".format(*WINDOW)
     titles = {"scale 0: all": 0, "scale 1: one class": 1, "scale 6": 6, f"scale 6, {window}": interval(6, *WINDOW)}

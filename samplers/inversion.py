@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import torch
 from diffusers import DDIMScheduler
 
+from gendiff.app.plots import STYLE
 from gendiff.oracles.gaussian import Gaussian, GaussianMixture, exact_predictor
 from gendiff.samplers.inversion import SCHEMES, forward_of, inverse_of
 from gendiff.samplers.loop import sample
@@ -51,7 +52,7 @@ def main():
     data = ring()
     clean = data.sample(args.samples, torch.Generator().manual_seed(args.seed))
     plt.switch_backend("Agg")
-    plt.style.use(Path(__file__).with_name("plot.mplstyle"))
+    plt.style.use(STYLE)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2))
     for scheme, marker in zip(SCHEMES, "osD", strict=True):
         sizes, errors = zip(*(round_trip(data, clean, scheme, steps) for steps in args.steps), strict=True)

@@ -11,6 +11,7 @@ from diffusers import ConfigMixin, FlowMatchEulerDiscreteScheduler, SchedulerMix
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
+from gendiff.app.plots import STYLE
 from gendiff.oracles.gaussian import Gaussian, exact_predictor
 from gendiff.samplers.loop import sample
 
@@ -53,14 +54,13 @@ def main():
     args = parser.parse_args()
     data = Gaussian(torch.tensor([2.0, -1.0]).double(), torch.tensor([[1.0, 0.6], [0.6, 0.5]]).double())
     noise = torch.randn(256, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
     euler, ours, errors = FlowMatchEulerDiscreteScheduler(), FlowAdamsBashforthScheduler(), []
     for steps in args.steps:
         euler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
         ours.set_timesteps(steps)
         errors.append([error(scheduler, data, noise) for scheduler in (euler, ours)])
     plt.switch_backend("Agg")
-    plt.style.use(Path(__file__).with_name("plot.mplstyle"))
+    plt.style.use(STYLE)
     figure, axes = plt.subplots(figsize=(6.4, 4.6))
     lines = axes.loglog(args.steps, errors, "o-", label=["Euler (diffusers)", "our own"])
     for line, last, order in zip(lines, errors[-1], (1, 2), strict=True):

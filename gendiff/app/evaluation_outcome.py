@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gendiff.errors import InvalidInputError, MetricWarning
+from gendiff.metrics.conditions import versions
 from gendiff.metrics.processes import once, process_state
-from gendiff.metrics.report import MILLI, EvalReport, Score
+from gendiff.metrics.report import EvalReport
 
 from .output_folder import write_files
 
-VERSIONS = ("gendiff", "torch", "diffusers", "accelerate", "numpy")
 NOTHING = "-"
 
 
@@ -96,7 +94,7 @@ def run_facts() -> dict[str, Any]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["gendiff", *sys.argv[1:]]),
-        "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
+        "versions": versions(),
     }
 
 
@@ -119,27 +117,6 @@ def told_in_the_report() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MetricWarning)
         yield
-
-
-def label_cell(score: Score) -> str:
-    return f"{score.label} {MILLI}" if score.name == "kid" else score.label
-
-
-def value_cell(score: Score) -> str:
-    return _number(score.value, score.details.get("std"), score.name)
-
-
-def floor_cell(score: Score) -> str:
-    """What real images score in the place of samples, and how many there were against how many."""
-    if score.floor is None:
-        return NOTHING
-    against = f" / {score.floor['n_real']}" if "n_real" in score.floor else ""
-    return f"{_number(score.floor['value'], score.floor.get('std'), score.name)} (N={score.floor['n']}{against})"
-
-
-def _number(value: float, std: float | None, name: str) -> str:
-    factor = 1000 if name == "kid" else 1
-    return f"{factor * value:.4g}" + ("" if std is None else f" ± {factor * std:.2g}")
 
 
 def count_cell(report: EvalReport) -> str:

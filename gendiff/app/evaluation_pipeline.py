@@ -83,8 +83,13 @@ def open_sources(order: PipelineOrder) -> list[PipelineSource]:
     ]
 
 
-def open_pipeline(path: str, device: str | None = None) -> Any:
+def open_pipeline(path: str, device: str | None = None, **options: Any) -> Any:
     """A built-in checkpoint, or a folder of a pipeline of gendiff or diffusers.
+
+    Args:
+        path: its name or folder.
+        device: e.g. "cuda"; None for the CPU.
+        options: of `from_pretrained`, e.g. `dtype`.
 
     Raises:
         OSError: a file is missing.
@@ -95,7 +100,7 @@ def open_pipeline(path: str, device: str | None = None) -> Any:
 
     logging.disable_progress_bar()  # of loading
     foreign = os.path.isdir(path) and task_of(read_index(path)["_class_name"]) is None
-    pipe = _load_diffusers(path) if foreign else load_pipeline(path)
+    pipe = _load_diffusers(path, **options) if foreign else load_pipeline(path, **options)
     if device is None:
         return pipe
     try:
@@ -128,7 +133,7 @@ def _set_scheduler(pipe: Any, name: str) -> None:
     pipe.scheduler = solver(name, pipe.scheduler)
 
 
-def _load_diffusers(folder: str) -> Any:
+def _load_diffusers(folder: str, **options: Any) -> Any:
     import diffusers
 
     class_name = check_folder(folder)["_class_name"]
@@ -136,6 +141,6 @@ def _load_diffusers(folder: str) -> Any:
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         raise InvalidInputError(f"{folder} holds a {class_name}, a pipeline that neither gendiff nor diffusers has.")
     try:
-        return found.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        return found.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)
     except (ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
         raise InvalidInputError(f"{folder} could not be loaded as a {class_name}: {error}") from error

@@ -18,25 +18,25 @@ from gendiff.metrics.features import extract_features
 from gendiff.metrics.frechet_stats import FrechetStats
 from gendiff.metrics.processes import once, process_state
 from gendiff.metrics.reference_stats import save_reference
-from gendiff.metrics.report import EvalReport
+from gendiff.metrics.report import EvalReport, floor_cell, label_cell, value_cell
 from gendiff.metrics.scoring import LEAST
 
 from .evaluation_outcome import (
     Outcome,
     check_file,
     count_cell,
-    floor_cell,
-    label_cell,
     run_facts,
     told_in_the_report,
-    value_cell,
 )
+from .picture_plots import nearest_training_images
 from .pictures import grid, png_bytes, to_pil
 from .plots import fd_against_n
 
 COLUMNS = ("metric", "value", "floor", "N")
 SHOWN = 36
 """Images of each side in the picture of both."""
+NEAREST = 16
+"""Samples beside which their nearest training image is shown."""
 SIDE = 84
 """In screen pixels, about, that an image is enlarged to there."""
 
@@ -75,9 +75,14 @@ def score_images(
     ]
     record = {**report.to_json(), **run_facts()}
     sides = [source for source in (first, second) if isinstance(source, ImageSource)]
-    return Outcome(
-        COLUMNS, rows, report.warnings, record, report.to_markdown(), plots=lambda folder: _draw(report, sides, folder)
-    )
+    train = arguments.get("train")
+
+    def draw(folder: Path) -> None:
+        _draw(report, sides, folder)
+        if train is not None:
+            _draw_nearest(first, open_source(train, resize=resize), folder)
+
+    return Outcome(COLUMNS, rows, report.warnings, record, report.to_markdown(), plots=draw)
 
 
 def write_statistics(data: str, out: Path, **arguments: Any) -> str:
@@ -143,6 +148,12 @@ def _draw(report: EvalReport, sides: Sequence[ImageSource], folder: Path) -> Non
         score = report["fd_infinity"]
         sizes, distances, r2 = (score.details[name] for name in ("sizes", "distances", "r2"))
         fd_against_n(folder / "fd-against-n", sizes, distances, score.value, r2, report["fd"].label)
+
+
+def _draw_nearest(samples: ImageSource, training: ImageSource, folder: Path) -> None:
+    """Beside each of the first samples the training image nearest to it."""
+    drawn = samples.read(range(min(NEAREST, len(samples))))
+    nearest_training_images(folder / "nearest-in-training", drawn, training.read(range(len(training))))
 
 
 def grids(sets: Sequence[tuple[str, Tensor]]) -> bytes:

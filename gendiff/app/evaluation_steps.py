@@ -8,11 +8,15 @@ from typing import Any
 
 from gendiff.data.sources import open_source
 from gendiff.metrics.evaluate import evaluate
-from gendiff.metrics.report import MILLI, EvalReport
+from gendiff.metrics.report import EvalReport, floor_cell, label_cell, value_cell
 
-from .evaluation_outcome import Outcome, count_cell, floor_cell, run_facts, told_in_the_report, value_cell
+from .evaluation_outcome import Outcome, count_cell, run_facts, told_in_the_report
 from .evaluation_pipeline import PipelineOrder, open_sources, own_reference
+from .picture_plots import sample_grid
 from .plots import fd_against_nfe
+
+SHOWN = 32
+"""Samples of each row in its picture."""
 
 
 def score_pipeline(order: PipelineOrder, **arguments: Any) -> Outcome:
@@ -28,7 +32,8 @@ def score_pipeline(order: PipelineOrder, **arguments: Any) -> Outcome:
     reference = own_reference(order.path) if order.reference is None else order.reference
     reference = open_source(reference, resize=order.resize)
     reports = []
-    for source in open_sources(order):
+    sources = open_sources(order)
+    for source in sources:
         with told_in_the_report():
             reports.append(
                 evaluate(source, reference, ("fd", "kid", "prdc"), seed=order.seed, device=order.device,
@@ -44,7 +49,7 @@ def score_pipeline(order: PipelineOrder, **arguments: Any) -> Outcome:
         **run_facts(),
     }
     first = reports[0]
-    columns = ["steps", "NFE", first["fd"].label, "floor", f"{first['kid'].label} {MILLI}", "precision", "recall", "N",
+    columns = ["steps", "NFE", first["fd"].label, "floor", label_cell(first["kid"]), "precision", "recall", "N",
                "s/image"]  # fmt: skip
     rows = [
         [
@@ -65,6 +70,9 @@ def score_pipeline(order: PipelineOrder, **arguments: Any) -> Outcome:
         curve = ([row["nfe"] for row in found], [row["fd"] for row in found])
         name = reports[0].conditions["samples"]["scheduler"]
         fd_against_nfe(folder / "quality-against-nfe", {name: curve}, first["fd"].label, found[0]["fd_floor"])
+        seeds = [order.seed + index for index in range(min(SHOWN, order.num))]
+        for steps, source in zip(order.steps, sources, strict=True):
+            sample_grid(folder / f"samples-{steps}-steps", source.read(range(len(seeds))), seeds)
 
     return Outcome(columns, rows, record["warnings"], record, plots=draw)
 

@@ -21,6 +21,7 @@ SIZE = (6.4, 4.4)
 """Of a plot, inches."""
 SOFT = "0.5"
 """Colour of lines to compare with."""
+LINES = (":", "--", "-.")
 
 Columns = Mapping[str, Sequence[Any]]
 Written = tuple[Path, Path, Path]
@@ -123,7 +124,7 @@ def pareto(
     stem: str | Path,
     points: Mapping[str, tuple[float, float]],
     label: str = "FD",
-    floor: float | None = None,
+    levels: Mapping[str, float] | None = None,
     title: str = "",
 ) -> Written:
     """Fréchet distance against seconds for an image, and the front: points that no other beats in both.
@@ -132,7 +133,7 @@ def pareto(
         stem: path of the files without their endings.
         points: name -> (seconds for an image, distance).
         label: of the distance.
-        floor: distance of real images from real ones, a line across.
+        levels: distances to compare with, lines across, as of real images from real ones.
         title: above the plot.
 
     Raises:
@@ -143,9 +144,9 @@ def pareto(
     seconds, distances = (list(values) for values in zip(*points.values(), strict=True))
     columns = {"name": list(points), **_columns({"seconds_per_image": seconds, "fd": distances})}
     _check_positive("seconds", seconds)
-    if floor is not None:
-        _check_finite("floor", [floor])
-        columns["floor"] = [floor] * len(points)
+    levels = dict(levels or {})
+    _check_finite("levels", list(levels.values()))
+    columns |= {name: [level] * len(points) for name, level in levels.items()}
     front = [
         not any(t <= s and f <= d and (t, f) != (s, d) for t, f in points.values())
         for s, d in zip(seconds, distances, strict=True)
@@ -156,14 +157,18 @@ def pareto(
     def draw(axes: Any) -> None:
         # From a point on the front to the next, the distance to be had stays that of the quicker one.
         axes.plot(*zip(*best, strict=True), drawstyle="steps-post", color=SOFT, linewidth=1, label="front")
-        for name, (x, y) in points.items():
+        for (name, (x, y)), is_best in zip(points.items(), front, strict=True):
             axes.plot([x], [y], "o")
-            axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        if floor is not None:
-            axes.axhline(floor, linestyle=":", color=SOFT, label="real against real")
+            # Below the front and above the rest, so that close points keep their names apart.
+            axes.annotate(name, (x, y), xytext=(6, -12 if is_best else 6), textcoords="offset points", fontsize=8)
+        for level, (name, y) in enumerate(levels.items()):
+            axes.axhline(y, linestyle=LINES[level % len(LINES)], color=SOFT, label=name)
         axes.set(xlabel="seconds for an image", ylabel=label, title=title, xscale="log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="minor", labelsize=8)
         axes.set_ylim(bottom=min(0.0, *distances))
-        axes.margins(x=0.2)
+        axes.margins(x=0.25)
         axes.legend()
 
     return save_plot(stem, draw, columns)
@@ -175,6 +180,7 @@ def throughput(
     images_per_s: Sequence[float],
     low: Sequence[float] | None = None,
     high: Sequence[float] | None = None,
+    noisy: Sequence[bool] | None = None,
     title: str = "",
 ) -> Written:
     """Images a second against the batch.
@@ -184,6 +190,7 @@ def throughput(
         batches: images in one call.
         images_per_s: rate at each.
         low, high: ends of an interval about each rate, given together.
+        noisy: measured on a busy machine; drawn hollow.
         title: above the plot.
 
     Raises:
@@ -197,15 +204,21 @@ def throughput(
     if low is not None and high is not None:
         columns |= _columns({"low": low, "high": high}, len(batches))
 
+    if noisy is not None:
+        columns |= _columns({"noisy": noisy}, len(batches))
+    hollow = [bool(busy) for busy in noisy or [False] * len(batches)]
+
     def draw(axes: Any) -> None:
-        (line,) = axes.plot(batches, images_per_s, "o-")
+        (line,) = axes.plot(batches, images_per_s, "-")
+        for batch, rate, busy in zip(batches, images_per_s, hollow, strict=True):
+            axes.plot(batch, rate, "o", color=line.get_color(), markerfacecolor="white" if busy else line.get_color())
         if low is not None:
             axes.vlines(batches, low, high, color=line.get_color())
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(batches), [str(batch) for batch in batches])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
-        axes.set(xlabel="batch", ylabel="images / s", title=title)
+        axes.set(xlabel="batch (hollow: noisy)" if any(hollow) else "batch", ylabel="images / s", title=title)
 
     return save_plot(stem, draw, columns)
 
@@ -242,9 +255,20 @@ def against_frame(
 
 
 def save_plot(
-    stem: str | Path, draw: Callable[[Any], None], columns: Columns, size: tuple[float, float] | None = None
+    stem: str | Path,
+    draw: Callable[..., None],
+    columns: Columns,
+    size: tuple[float, float] | None = None,
+    panels: int = 1,
 ) -> Written:
-    """Draw on the axes of a new figure and write it with its numbers.
+    """Draw on a new figure and write it with its numbers.
+
+    Args:
+        stem: path of the files without their endings.
+        draw: called with the axes of each panel.
+        columns: the numbers in the picture.
+        size: in inches.
+        panels: drawings side by side.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -264,9 +288,9 @@ def save_plot(
     contents: dict[str, bytes | str] = {}
     # A fixed salt and no date or version, so that equal numbers give equal files.
     with style.context(["default", STYLE]), mpl.rc_context({"svg.hashsalt": "gendiff", "svg.fonttype": "none"}):
-        figure = Figure(figsize=size or SIZE)
+        figure = Figure(figsize=size or (SIZE[0] * (1 + 3 * panels) / 4, SIZE[1]))
         FigureCanvasAgg(figure)
-        draw(figure.subplots())
+        draw(*figure.subplots(1, panels, squeeze=False)[0])
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             picture = io.BytesIO()
             figure.savefig(picture, format=kind, metadata=metadata)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gendiff.metrics.conditions import versions
 from gendiff.pipelines.stats import RunStats
-
-VERSIONS = ("gendiff", "torch", "diffusers", "accelerate", "numpy")
 
 
 def run_record(task: str, arguments: Mapping[str, Any], stats: RunStats, **more: Any) -> bytes:
@@ -27,7 +24,7 @@ def run_record(task: str, arguments: Mapping[str, Any], stats: RunStats, **more:
     record = {
         "task": task,
         "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
-        "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
+        "versions": versions(),
         **more,
         "stats": asdict(stats),
     }

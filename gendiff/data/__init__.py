@@ -17,12 +17,12 @@ DATASETS = {
     "fashion-mnist": "gendiff.data.fashion_mnist:FashionMNIST",
     "fashion-mnist-full": "gendiff.data.fashion_mnist:FashionMNISTFull",
     "emoji": "gendiff.data.emoji:Emoji",
-    "moving-digits": "gendiff.data.moving:MovingDigits",
-    "moving-clothes": "gendiff.data.moving:MovingClothes",
+    "moving-digits": "gendiff.data.moving:moving_digits",
+    "moving-clothes": "gendiff.data.moving:moving_clothes",
     "cifar10": "gendiff.data.cifar10:CIFAR10",
     "image-folder": "gendiff.data.image_folder:ImageFolder",
 }
-"""Name -> "module:class"; a module is imported when its dataset is asked for."""
+"""Name -> "module:class", or a function that makes one; a module is imported when its dataset is asked for."""
 
 
 def load_dataset(name: str, split: str = "train", **kwargs: Any) -> Any:

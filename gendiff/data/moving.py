@@ -11,6 +11,7 @@ bounce. Where objects overlap, the brighter pixel is seen.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,6 @@ class MovingObjects(Dataset):
         num_frames: int = 20,
         seed: int = 0,
     ):
-        check_choice("split", split, SPLITS)
         check_count("num_videos", num_videos if num_videos is not None else LENGTH[split])
         check_count("num_frames", num_frames)
         check_count("seed", seed, minimum=0)
@@ -111,66 +111,40 @@ class MovingObjects(Dataset):
         return torch.from_numpy(video)
 
 
-class MovingDigits(MovingObjects):
+def moving_digits(split: str = "train", root: str | Path | None = None, **options: Any) -> MovingObjects:
     """Two handwritten digits that bounce.
 
     Args:
         split: train or test.
         root: folder MNIST was imported into; None for the 200 digits that ship, 10 of each class for each split.
             The videos are others then, and which is asked for is never decided by what happens to be there.
-        num_videos: 10,000 for train and 1,000 for test by default; more can be had.
-        num_frames: of each video.
-        seed: of the motion and the choice of digits.
+        options: `num_videos` (10,000 for train and 1,000 for test by default; more can be had), `num_frames`, `seed`.
 
     Raises:
         FileNotFoundError: MNIST has not been imported under `root`.
         InvalidInputError: unknown split or a bad number.
     """
-
-    def __init__(
-        self,
-        split: str = "train",
-        root: str | Path | None = None,
-        num_videos: int | None = None,
-        num_frames: int = 20,
-        seed: int = 0,
-    ):
-        check_choice("split", split, SPLITS)
-        if root is None:
-            stored, half = load_arrays(DIGITS), slice(SPLITS[split] * 100, (SPLITS[split] + 1) * 100)
-            digits, labels = stored["digits"][half], stored["labels"][half, 2]
-        else:
-            digits, labels = mnist_arrays(root, split)
-        super().__init__(digits, labels, tuple("0123456789"), split, num_videos, num_frames, seed)
+    check_choice("split", split, SPLITS)
+    if root is not None:
+        return MovingObjects(*mnist_arrays(root, split), tuple("0123456789"), split, **options)
+    stored, half = load_arrays(DIGITS), slice(SPLITS[split] * 100, (SPLITS[split] + 1) * 100)
+    return MovingObjects(stored["digits"][half], stored["labels"][half, 2], tuple("0123456789"), split, **options)
 
 
-class MovingClothes(MovingObjects):
+def moving_clothes(split: str = "train", root: str | Path | None = None, **options: Any) -> MovingObjects:
     """Two clothes that bounce.
 
     Args:
         split: train or test.
         root: folder Fashion-MNIST was imported into; None for the images that ship, 5,000 for train and 1,000 for test.
-        num_videos: 10,000 for train and 1,000 for test by default; more can be had.
-        num_frames: of each video.
-        seed: of the motion and the choice of clothes.
+        options: as of `moving_digits`.
 
     Raises:
         FileNotFoundError: Fashion-MNIST has not been imported under `root`.
         InvalidInputError: unknown split or a bad number.
     """
-
-    def __init__(
-        self,
-        split: str = "train",
-        root: str | Path | None = None,
-        num_videos: int | None = None,
-        num_frames: int = 20,
-        seed: int = 0,
-    ):
-        check_choice("split", split, SPLITS)
-        if root is None:
-            stored = load_arrays(SAMPLES)
-            clothes, labels = stored[f"{split}_images"], stored[f"{split}_labels"]
-        else:
-            clothes, labels = fashion_mnist_arrays(root, split)
-        super().__init__(clothes, labels, CLASSES, split, num_videos, num_frames, seed)
+    check_choice("split", split, SPLITS)
+    if root is not None:
+        return MovingObjects(*fashion_mnist_arrays(root, split), CLASSES, split, **options)
+    stored = load_arrays(SAMPLES)
+    return MovingObjects(stored[f"{split}_images"], stored[f"{split}_labels"], CLASSES, split, **options)

@@ -20,7 +20,7 @@ from gendiff.data.pixels import CHANNELS, from_pil, from_unit
 from gendiff.errors import InvalidInputError
 
 SEEDS = 2**32
-COUNTS = ("num_images", "batch_size", "num_images_per_prompt", "num_samples")
+COUNTS = ("num_images", "batch_size", "num_images_per_prompt", "num_videos_per_prompt", "num_samples")
 """What pipelines call the number of images, in the order in which names are looked for."""
 RESERVED = ("generator", "output_type", "return_dict", "class_labels", "latents", *COUNTS)
 """Arguments of a pipeline that this source gives itself."""

@@ -46,14 +46,14 @@ def conditions(
         "reference": reference.describe(),
         "samples_in_reference": _shared(samples, reference),
         "sampling_cost": _cost(samples.source),
-        "versions": {"python": platform.python_version(), **versions()},
+        "versions": versions(),
     }
     return {name: value for name, value in found.items() if value is not None or name == "n_real"}
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that scores pass through, of those that are installed."""
-    found = {}
+    """Versions of Python and of the libraries that scores and samples pass through, of those that are installed."""
+    found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)

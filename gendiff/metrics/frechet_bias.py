@@ -20,7 +20,7 @@ from torch import Tensor
 
 ENOUGH = 10
 """Images a dimension from which on no note is made."""
-REMEDY = "use features of fewer dimensions (lite0-112), KID, or FD∞"
+REMEDY = "give more images, or use features of fewer dimensions, KID, or FD∞"
 
 
 def small_sample_notes(

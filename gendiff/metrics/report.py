@@ -62,7 +62,10 @@ class EvalReport:
 
     def to_markdown(self) -> str:
         """A table of the scores, the warnings, and the conditions they hold under."""
-        rows = [_row(score) for score in self.scores.values()]
+        rows = [
+            f"| {label_cell(score)} | {value_cell(score)} | {floor_cell(score)} | {score.better} |"
+            for score in self.scores.values()
+        ]
         found = self.conditions
         lines = [
             "| metric | value | real against real | better |",
@@ -77,21 +80,27 @@ class EvalReport:
         return "\n".join([*lines, "Conditions:", "", *_bullets(found)]) + "\n"
 
 
-def _row(score: Score) -> str:
-    scaled = score.name == "kid"
-    floor = "-"
-    if score.floor is not None:
-        against = f" against {score.floor['n_real']}" if "n_real" in score.floor else ""
-        floor = f"{_number(score.floor['value'], score.floor.get('std'), scaled)} (N={score.floor['n']}{against})"
-    value = _number(score.value, score.details.get("std"), scaled)
-    label = f"{score.label} {MILLI}" if scaled else score.label
-    return f"| {label} | {value} | {floor} | {score.better} |"
+def label_cell(score: Score) -> str:
+    """The label, with the unit it is printed in."""
+    return f"{score.label} {MILLI}" if score.name == "kid" else score.label
 
 
-def _number(value: float, std: float | None, scaled: bool) -> str:
-    factor = 1000 if scaled else 1
-    text = f"{factor * value:.4g}"
-    return text if std is None else f"{text} ± {factor * std:.2g}"
+def value_cell(score: Score) -> str:
+    """The value as it is printed, with its standard deviation where there is one."""
+    return _number(score.value, score.details.get("std"), score.name)
+
+
+def floor_cell(score: Score) -> str:
+    """What real images score in the place of samples, and how many there were against how many."""
+    if score.floor is None:
+        return "-"
+    against = f" / {score.floor['n_real']}" if "n_real" in score.floor else ""
+    return f"{_number(score.floor['value'], score.floor.get('std'), score.name)} (N={score.floor['n']}{against})"
+
+
+def _number(value: float, std: float | None, name: str) -> str:
+    factor = 1000 if name == "kid" else 1
+    return f"{factor * value:.4g}" + ("" if std is None else f" ± {factor * std:.2g}")
 
 
 def _bullets(conditions: Mapping[str, Any], prefix: str = "") -> list[str]:

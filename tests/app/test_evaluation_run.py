@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from gendiff.app import evaluation_outcome
-from gendiff.app.evaluation_outcome import Outcome, Outputs, deliver, floor_cell, table_lines, value_cell
+from gendiff.app.evaluation_outcome import Outcome, Outputs, deliver, table_lines
 from gendiff.app.evaluation_pipeline import PipelineOrder, open_pipeline, open_sources, own_reference
 from gendiff.app.evaluation_run import grids, score_images
 from gendiff.errors import InvalidInputError
-from gendiff.metrics.report import Score
+from gendiff.metrics.report import Score, floor_cell, value_cell
 
 OUTCOME = Outcome(("metric", "value"), [["FD[x]", "1.5"]], ["N is small"], {"value": 1.5})
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 
 from gendiff.app.picture_plots import nearest_training_images, sample_grid
-from gendiff.app.plots import STYLE, against_frame, fd_against_n, fd_against_nfe, pareto, throughput
+from gendiff.app.plots import against_frame, fd_against_n, fd_against_nfe, pareto, throughput
 from gendiff.errors import InvalidInputError
 
 
@@ -23,8 +22,12 @@ def noise(*shape, seed=0):
 PLOTS = {
     "fd-n": lambda stem: fd_against_n(stem, [100, 200, 400], [9.0, 7.0, 6.0], 5.0, 1.0, "FD[lite0-112]"),
     "fd-nfe": lambda stem: fd_against_nfe(stem, {"ddim": ([5, 10], [9.0, 6.0]), "dpm": ([5], [7.0])}, floor=1.5),
-    "pareto": lambda stem: pareto(stem, {"quick": (0.1, 9.0), "good": (1.0, 3.0), "bad": (2.0, 4.0)}, floor=1.0),
-    "throughput": lambda stem: throughput(stem, [1, 2, 4], [3.0, 5.0, 8.0], [2.5, 4.5, 7.0], [3.5, 6.0, 9.0]),
+    "pareto": lambda stem: pareto(
+        stem, {"quick": (0.1, 9.0), "good": (1.0, 3.0), "bad": (2.0, 4.0)}, levels={"real": 1.0}
+    ),
+    "throughput": lambda stem: throughput(
+        stem, [1, 2, 4], [3.0, 5.0, 8.0], [2.5, 4.5, 7.0], [3.5, 6.0, 9.0], [False, True, False]
+    ),
     "frames": lambda stem: against_frame(stem, {"length": [40.0, 35.0, 30.0], "copy": [30.0, 25.0, 24.0]}),
     "grid": lambda stem: sample_grid(stem, noise(5, 1, 12, 12), [3, 1, 4, 15, 9], columns=2),
     "nearest": lambda stem: nearest_training_images(stem, noise(3, 3, 8, 8), noise(7, 3, 8, 8, seed=1), [5, 6, 7]),
@@ -85,7 +88,7 @@ def test_the_front_holds_what_nothing_beats_in_both(tmp_path):
 
 def test_throughput_and_drift_tables(tmp_path):
     rows = read(PLOTS["throughput"](tmp_path / "rate")[2])
-    assert rows[1] == {"batch": "2", "images_per_s": "5.0", "low": "4.5", "high": "6.0"}
+    assert rows[1] == {"batch": "2", "images_per_s": "5.0", "low": "4.5", "high": "6.0", "noisy": "True"}
     rows = read(PLOTS["frames"](tmp_path / "drift")[2])
     assert rows[2] == {"frame": "2", "length": "30.0", "copy": "24.0"}
 
@@ -173,9 +176,3 @@ def test_the_state_of_matplotlib_is_left_alone(tmp_path):
         second = PLOTS["pareto"](tmp_path / "b")
     assert first[1].read_bytes() == second[1].read_bytes()
     assert dict(matplotlib.rcParams) == before and matplotlib.get_backend() == backend
-
-
-def test_scripts_and_package_share_one_style():
-    """The scripts' folder is no part of the installed package, so there are two files."""
-    scripts = Path(__file__).parents[2] / "samplers" / "plot.mplstyle"
-    assert scripts.read_text() == STYLE.read_text()

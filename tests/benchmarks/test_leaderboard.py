@@ -71,7 +71,8 @@ def test_the_figure_lies_beside_its_numbers(scripts, tmp_path):
     tables = scripts("leaderboard_tables")
     tables.figure(result(case("real", 4.0), case("m/a", 10.0, cost=COST)), tmp_path / "board.png")
     assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".svg", ".csv"}
-    assert (tmp_path / "board.csv").read_text().splitlines() == ["row,s_per_image,fd", "real,,4.0", "m/a,0.125,10.0"]
+    rows = (tmp_path / "board.csv").read_text().splitlines()
+    assert rows == ["name,seconds_per_image,fd,real,on_front", "m/a,0.125,10.0,4.0,True"]
 
 
 def test_every_built_in_model_of_the_data_has_its_rows(scripts):

@@ -177,7 +177,7 @@ def test_options_of_the_command_line_are_json_or_words(bench):
         (["--budget", "0"], "must be a number of seconds above 0, got '0'"),
         (["--device", "cuda:99"], "cannot be used on this machine"),
         (["--task", "painting"], "unknown task 'painting'"),
-        (["--model", "nowhere"], "nowhere is not a folder"),
+        (["--model", "nowhere"], "'nowhere' is neither a folder"),
         (["--set", "x"], "--set must look like NAME=VALUE"),
         (["--set", "guidance=2"], "takes no 'guidance'"),
     ],

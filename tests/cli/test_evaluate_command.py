@@ -133,7 +133,11 @@ def test_what_is_only_suspicious_is_a_warning(evaluate, reference, tmp_path):
     result = evaluate("fd", "--samples", jpeg, "--reference", png, "--extractor", TINY)
     assert result.code == 0 and "warning: samples are JPEG, the reference is PNG" in result.out
     arguments = ("--samples", png, "--reference", reference, "--extractor", TINY, "--train", png)
-    assert "warning: memorised or leaked: 20 of 20 samples" in evaluate("kid", *arguments).out
+    found = evaluate("kid", *arguments, "--plot", tmp_path / "plots")
+    assert "warning: memorised or leaked: 20 of 20 samples" in found.out
+    # Beside each sample its nearest training image: here itself.
+    rows = (tmp_path / "plots" / "nearest-in-training.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1:] for row in rows] == [[str(index), "0.0"] for index in range(16)]
 
 
 def test_mixed_sizes_can_be_resized(evaluate, samples, reference):

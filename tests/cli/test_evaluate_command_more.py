@@ -122,7 +122,10 @@ class TestPipeline:
         with (tmp_path / "plots" / "quality-against-nfe.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert [float(row["fd"]) for row in rows] == [row["fd"] for row in record["rows"]]
-        assert len(list((tmp_path / "plots").iterdir())) == 3
+        plots = {path.stem for path in (tmp_path / "plots").iterdir()}
+        assert plots == {"quality-against-nfe", "samples-2-steps", "samples-3-steps"}
+        with (tmp_path / "plots" / "samples-2-steps.csv").open() as file:
+            assert [int(row["seed"]) for row in csv.DictReader(file)] == list(range(8))
 
     @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers
     def test_scheduler_and_guidance(self, evaluate, model, reference, tmp_path):

@@ -125,7 +125,7 @@ def test_a_report_is_json_and_a_table():
     assert plain["warnings"] == report.warnings and plain["conditions"]["n_gen"] == 40
     text = report.to_markdown()
     floor = report["fd"].floor
-    assert f"| FD[tiny-6] | {report['fd'].value:.4g} | {floor['value']:.4g} (N=40 against 120) | lower |" in text
+    assert f"| FD[tiny-6] | {report['fd'].value:.4g} | {floor['value']:.4g} (N=40 / 120) | lower |" in text
     mean, std = report["kid"].value, report["kid"].details["std"]
     assert f"| KID[tiny-6] {MILLI} | {1000 * mean:.4g} ± {1000 * std:.2g} |" in text
     assert "40 samples, 160 reference images." in text

@@ -206,7 +206,7 @@ def test_bias_of_any_spectrum_is_told():
     result = frechet_distance(normal(500, 64, 0, scale), normal(400, 64, 1, scale), warn=False)
     (note,) = result.warnings
     assert note.startswith("N=400 < 10·d=640; bias ≈ ")
-    assert note.endswith("; use features of fewer dimensions (lite0-112), KID, or FD∞")
+    assert note.endswith("; give more images, or use features of fewer dimensions, KID, or FD∞")
     assert float(note.split()[5].rstrip(";")) == near(result.value, 0.15)
 
 
