@@ -164,9 +164,9 @@ def pareto(
         for level, (name, y) in enumerate(levels.items()):
             axes.axhline(y, linestyle=LINES[level % len(LINES)], color=SOFT, label=name)
         axes.set(xlabel="seconds for an image", ylabel=label, title=title, xscale="log")
+        axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="x", which="minor", labelsize=8)
+        axes.minorticks_off()
         axes.set_ylim(bottom=min(0.0, *distances))
         axes.margins(x=0.25)
         axes.legend()
