@@ -19,6 +19,7 @@ from gendiff.metrics.conditions import versions
 from gendiff.metrics.processes import once, process_state
 from gendiff.metrics.report import EvalReport
 
+from .command_line import command_line
 from .output_folder import write_files
 
 NOTHING = "-"
@@ -93,7 +94,7 @@ def run_facts() -> dict[str, Any]:
 
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["gendiff", *sys.argv[1:]]),
+        "command": command_line(),
         "versions": versions(),
     }
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gendiff.app.command_line import remember
 from gendiff.errors import GendiffError, WeightsNotFoundError
 
 from .data import app as data_app
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = [*(sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in typed
     typed = [argument for argument in typed if argument != "--debug"]
+    remember(typed)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

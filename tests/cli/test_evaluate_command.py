@@ -44,7 +44,8 @@ def test_fd_prints_writes_and_says_what_it_depends_on(evaluate, samples, referen
     assert (conditions["n_gen"], conditions["n_real"]) == (50, 70)
     assert conditions["extractor"]["id"] == "tiny-6" and conditions["extractor"]["weights_sha256"] == "0" * 64
     assert conditions["samples"]["format"] == "PNG" and len(conditions["samples"]["sha256"]) == 64
-    assert record["command"].startswith("gendiff ") and record["versions"]["torch"] and record["created"]
+    assert record["command"].startswith(f"gendiff evaluate fd --samples {samples} ")
+    assert record["versions"]["torch"] and record["created"]
     assert record["scores"]["fd"]["floor"]["n"] <= 50
     for text in ("metric", "floor", "FD[tiny-6]", f"{expected:.4g}", "50 / 70", "warning: N=50 < 10·d=60; bias"):
         assert text in result.out
