@@ -19,8 +19,10 @@ DATASETS = {
     "emoji": "gendiff.data.emoji:Emoji",
     "moving-digits": "gendiff.data.moving:moving_digits",
     "moving-clothes": "gendiff.data.moving:moving_clothes",
+    "bouncing-balls": "gendiff.data.bouncing_balls:BouncingBalls",
     "cifar10": "gendiff.data.cifar10:CIFAR10",
     "image-folder": "gendiff.data.image_folder:ImageFolder",
+    "video-folder": "gendiff.data.video_folder:VideoFolder",
 }
 """Name -> "module:class", or a function that makes one; a module is imported when its dataset is asked for."""
 

@@ -119,10 +119,10 @@ CARDS = {
         get="apt install fonts-noto-color-emoji unicode-data && gendiff data import emoji --root {root}",
     ),
     "moving-digits": DataCard(
-        about="Videos of two digits that move at constant speed and bounce, with their positions",
+        about="Videos of digits that move at constant speed and bounce, with their positions",
         source=f"drawn here, after Srivastava et al., ICML 2015; digits: {MNIST_SOURCE}",
         licence=MNIST_LICENCE,
-        size="11,000 grey videos, 20 frames, 64x64",
+        size="11,000 grey videos, 20 frames, 64x64 or `size` 32, two objects or one",
         splits="train 10,000, test 1,000, or `num_videos`; other digits in each",
         preprocessing="whole-pixel places and speeds, brighter pixel in front, video k follows from seed and k;"
         f" {IN_RANGE}",
@@ -130,15 +130,25 @@ CARDS = {
         get=GET_MNIST,
     ),
     "moving-clothes": DataCard(
-        about="Videos of two clothes that move at constant speed and bounce, with their positions",
+        about="Videos of clothes that move at constant speed and bounce, with their positions",
         source=f"drawn here, after Srivastava et al., ICML 2015; clothes: {FASHION_SOURCE}",
         licence="MIT, Zalando SE",
-        size="11,000 grey videos, 20 frames, 64x64",
+        size="11,000 grey videos, 20 frames, 64x64 or `size` 32, two objects or one",
         splits="train 10,000, test 1,000, or `num_videos`; other clothes in each",
         preprocessing="whole-pixel places and speeds, brighter pixel in front, video k follows from seed and k;"
         f" {IN_RANGE}",
         ships="all, from 5,000 + 1,000 clothes; from all of Fashion-MNIST with `root`",
         get=GET_FASHION,
+    ),
+    "bouncing-balls": DataCard(
+        about="Videos of balls that collide elastically in a box, with exact positions and velocities",
+        source="drawn here, after Sutskever, Hinton, Taylor, NIPS 2008",
+        licence=OWN,
+        size="11,000 grey videos, 20 frames, 32x32 or `size`",
+        splits="train 10,000, test 1,000, or `num_videos`; other random numbers in each",
+        preprocessing="collisions solved exactly, pixels by the area a ball covers, video k follows from seed and k;"
+        " background -1, ball 1",
+        ships="all, drawn when asked for",
     ),
     "cifar10": DataCard(
         about="Photographs, ten classes",
@@ -162,6 +172,16 @@ CARDS = {
         preprocessing="alpha laid on white, turned as the camera noted; `resize` is exact (no scaling), crop or squash"
         f" (bicubic over all pixels); {IN_RANGE}",
         ships="the reader",
+    ),
+    "video-folder": DataCard(
+        about="Your own videos: folders of frames, arrays, GIFs, and what FFmpeg decodes",
+        source="yours",
+        licence="yours",
+        size="as many clips as there are, `num_frames` of RGB or grey frames, `size` x `size` or as they are",
+        splits="root/SPLIT/videos, in folders or not, or root/videos for the split `all`",
+        preprocessing="clips of a video do not overlap; the shorter side scaled (bicubic over all pixels) and the"
+        f" middle cut out; transparency laid on white; {IN_RANGE}",
+        ships="the reader; for .mp4, .avi, .mkv, .webm and .mov with gendiff[video]",
     ),
 }
 """Name of a data set -> its card."""

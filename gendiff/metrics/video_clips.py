@@ -1,4 +1,4 @@
-"""Videos to score, cut to clips of equal length: from tensors, datasets, folders of frame folders, and .npz files.
+"""Videos to score, cut to clips of equal length: from tensors, datasets, folders of videos, and .npz files.
 
 A clip is uint8 (F, 3, H, W): the frames 0, s, 2s, ... of a video for a stride s, grey repeated to 3 channels. Each
 video gives one clip, because overlapping clips are no independent samples.
@@ -6,8 +6,6 @@ video gives one clip, because overlapping clips are no independent samples.
 
 from __future__ import annotations
 
-import re
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from gendiff.data.video_arrays import read_array
+from gendiff.data.video_containers import CONTAINERS, open_container
+from gendiff.data.video_source import IMAGES, FrameFolder, Video, by_number
 from gendiff.errors import InvalidInputError, UnsafeFileError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-CONTAINERS = (".gif", ".mp4", ".avi", ".mov", ".mkv", ".webm")
 RANGE_SLACK = 1e-3
 """How far outside [-1, 1] a value of a dataset may lie before it is another range rather than rounding."""
 
@@ -31,7 +29,7 @@ class Clips(ABC):
 
     Attributes:
         kind: "tensor", "dataset", "folder" or "npz".
-        format: how frames were stored: "PNG", "JPEG", ..., or "raw" for arrays.
+        format: how frames were stored: "PNG", "JPEG", "MP4", ..., or "raw" for arrays.
     """
 
     kind: str
@@ -55,8 +53,9 @@ def open_clips(videos: Any, name: str) -> Clips:
 
     Args:
         videos: uint8 tensor or array (N, F, C, H, W) with C = 1 or 3; a dataset with items {"video": (F, C, H, W) in
-            [-1, 1]}; a folder with one folder of frames (PNG, JPEG, BMP, WebP) for each video, in the order of the
-            numbers in their names; or an .npz file with `arr_0`, uint8 (N, F, H, W, C).
+            [-1, 1]}; a folder with one folder of frames (PNG, JPEG, BMP, WebP) or one file (.gif; .mp4, .avi, .mkv,
+            .webm and .mov with `gendiff[video]`) for each video, in the order of the numbers in their names; or an
+            .npz file with `arr_0`, uint8 (N, F, H, W, C).
         name: of the argument, for error messages.
 
     Raises:
@@ -159,81 +158,52 @@ class _Dataset(Clips):
 
 
 class _Folder(Clips):
-    """A folder with a folder of frames for each video."""
+    """A folder with a folder of frames, or a file, for each video."""
 
     kind = "folder"
 
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
-        containers = [path.name for path in root.rglob("*") if path.suffix.lower() in CONTAINERS]
-        if containers:
+        paths = [path for path in root.iterdir() if path.is_dir() or path.suffix.lower() in CONTAINERS]
+        self.videos = [self._open(path) for path in sorted(paths, key=by_number)]
+        if not self.videos:
             raise InvalidInputError(
-                f"{name}: {root} holds {min(containers)}; decode videos to one folder of PNG frames each first."
+                f"{name}: {root} holds no folders of frames ({', '.join(IMAGES)}), one folder for each video, and no"
+                f" videos ({', '.join(CONTAINERS)})."
             )
-        folders = sorted((path for path in root.iterdir() if path.is_dir()), key=_by_number)
-        self.frames = [
-            sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGES), key=_by_number)
-            for folder in folders
-        ]
-        empty = [folder for folder, frames in zip(folders, self.frames, strict=True) if not frames]
-        if empty or not folders:
-            what = f"{empty[0]} holds no frames" if empty else f"{root} holds no folders of frames"
-            raise InvalidInputError(f"{name}: {what} ({', '.join(IMAGES)}), one folder for each video.")
-        paths = [path for frames in self.frames for path in frames]
-        suffixes = {path.suffix.lower().lstrip(".").replace("jpg", "jpeg").upper() for path in paths}
-        self.format = "+".join(sorted(suffixes))
+        self.format = "+".join(sorted({part for video in self.videos for part in video.format.split("+")}))
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self.videos)
 
     def video_length(self, index: int) -> int:
-        return len(self.frames[index])
+        return self.videos[index].num_frames
 
     def read(self, index: int, frames: Sequence[int]) -> Tensor:
-        paths = [self.frames[index][frame] for frame in frames]
-        pictures = [self._picture(path) for path in paths]
-        for path, picture in zip(paths, pictures, strict=True):
-            if picture.shape != pictures[0].shape:
-                raise InvalidInputError(
-                    f"{self.name}: {path} is {picture.shape[1]}x{picture.shape[0]} px, "
-                    f"{paths[0]} is {pictures[0].shape[1]}x{pictures[0].shape[0]} px; frames must have one size."
-                )
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-
-    def _picture(self, path: Path) -> np.ndarray:
-        """uint8 (H, W, 3); what is transparent is white."""
         try:
-            with Image.open(path) as picture:
-                if picture.mode[0] in "IF":
-                    raise InvalidInputError(f"{self.name}: {path} has values of more than 8 bits ({picture.mode}).")
-                if picture.has_transparency_data:
-                    white = Image.new("RGBA", picture.size, "white")
-                    return np.asarray(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB"))
-                return np.asarray(picture.convert("RGB"))
-        except OSError as error:
-            raise InvalidInputError(f"{self.name}: {path} cannot be read as an image: {error}") from error
+            return torch.from_numpy(self.videos[index].read(frames)).permute(0, 3, 1, 2)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{self.name}: {error}") from error
+
+    def _open(self, path: Path) -> Video:
+        try:
+            if not path.is_dir():
+                return open_container(path)
+            inside = [file.name for file in path.rglob("*") if file.suffix.lower() in CONTAINERS]
+            if inside:
+                raise InvalidInputError(
+                    f"{path} holds {min(inside)}; decode videos to one folder of PNG frames each, or move the files up."
+                )
+            return FrameFolder(path)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{self.name}: {error}") from error
 
 
 def _read_npz(path: Path, name: str) -> Tensor:
     try:
-        # The file is opened here because numpy leaves one that is cut off open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names = arrays.files
-            videos = arrays["arr_0"] if "arr_0" in names else None
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidInputError(f"{name}: {path} cannot be read as .npz: {error}") from error
-    except ValueError as error:  # numpy's answer to pickled objects
-        raise UnsafeFileError(
-            f"{name}: {path} holds pickled objects, which could run code; save uint8 arrays."
-        ) from error
-    if videos is None:
-        raise InvalidInputError(f"{name}: {path} holds {', '.join(names) or 'nothing'}, but no arr_0.")
+        videos = read_array(path)
+    except (InvalidInputError, UnsafeFileError) as error:
+        raise type(error)(f"{name}: {error}") from error
     if videos.ndim != 5:
         raise InvalidInputError(f"{name}: arr_0 of {path} must be (N, F, H, W, C), got {videos.shape}.")
     return torch.from_numpy(videos).permute(0, 1, 4, 2, 3)
-
-
-def _by_number(path: Path) -> list[tuple[int, int, str]]:
-    """Order in which frame_10 comes after frame_9: a frame out of its place would be scored as motion."""
-    parts = re.findall(r"\d+|\D+", path.name)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

@@ -82,6 +82,11 @@ class KVCache(ABC):
         """How many rows were appended before each row that may be read, in order (sinks, window, chunk)."""
         return [*range(self._sinks), *range(self._start, self._stops[0])]
 
+    def columns(self, new_rows: int = 0) -> list[int]:
+        """Positions of the rows that `append` of `new_rows` rows will return, in their order; -1 = an empty slot."""
+        _check_count("new_rows", new_rows, 0, self.capacity - self.length)
+        return [*range(self._sinks), *range(self._start, self._stops[0] + new_rows)]
+
     @property
     def next_position(self) -> int:
         """Position of the first row of the next pass."""
@@ -193,7 +198,8 @@ class KVCache(ABC):
         if store is None or self._shared[layer]:
             with torch.inference_mode(False):  # a tensor born in inference mode could not be written outside of it
                 shape = (2, *like.shape[:2], self.capacity, like.shape[3])
-                store = like.new_empty(shape) if store is None else store.clone()
+                # Zeros, not whatever lies there: a masked slot that holds NaN would still spoil a softmax average.
+                store = like.new_zeros(shape) if store is None else store.clone()
             self._stores[layer], self._shared[layer] = store, False
         return store
 
@@ -231,7 +237,45 @@ class RingKVCache(KVCache):
 
     Only free slots are written, so a rollback finds all committed rows in place, and evicting moves no data. Where
     the ring wraps, reading joins its pieces: a copy, of one layer at a time.
+
+    Args:
+        num_layers: attention layers L.
+        capacity: most rows a layer holds at a time, uncommitted ones included: window + chunk.
+        static: `append` and `read` return all slots, (B, H, capacity, d), as they lie, without any copy. `columns` says
+            what is in each; empty ones and dropped ones must be masked. One shape for all calls suits compiled code.
     """
+
+    def __init__(self, num_layers: int, capacity: int, static: bool = False):
+        super().__init__(num_layers, capacity)
+        self.static = static
+
+    def columns(self, new_rows: int = 0) -> list[int]:
+        """Positions of the rows that `append` of `new_rows` rows will return, in their order; -1 = an empty slot."""
+        positions = super().columns(new_rows)
+        if not self.static:
+            return positions
+        slots, ring = [-1] * self.capacity, self.capacity - self._sinks
+        for position in positions:
+            behind = position - self._sinks
+            slots[position if behind < 0 else self._sinks + behind % ring] = position
+        return slots
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, length or capacity, d) that `layer` may read now; the same caveat as for `append`."""
+        _check_count("layer", layer, 0, self.num_layers - 1)
+        store = self._stores[layer]
+        if self.static and store is not None:
+            return store[0], store[1]
+        return super().read(layer)
+
+    def rollback(self) -> None:
+        """Drop what was appended since the last commit; a static layout forgets it, as it goes on to read the slots."""
+        if self.static:
+            for layer, (store, stop) in enumerate(zip(self._stores, self._stops, strict=True)):
+                if store is not None and stop > self._committed:
+                    for piece in self._slots(self._committed, stop):
+                        self._writable(layer, store)[:, :, :, piece] = 0
+        super().rollback()
 
     def scatter(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError("RingKVCache cannot scatter, rows of earlier chunks never change; use ScatterKVCache.")

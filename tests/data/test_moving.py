@@ -131,6 +131,59 @@ def test_objects_from_imported_files(name, folder, tmp_path):
     assert set(data[2]["label"].tolist()) <= set(range(6))
 
 
+def test_the_frames_by_default_stay_what_they_were():
+    data = load_dataset("moving-clothes")
+    assert hashlib.sha256(data.frames(4).numpy().tobytes()).hexdigest()[:16] == "12c34d9c9f3c4b28"
+    same = load_dataset("moving-clothes", size=64, num_objects=2)[4]
+    assert all(torch.equal(data[4][name], same[name]) for name in same)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_objects", [1, 2])
+@pytest.mark.parametrize("size", [32, 64])
+def test_sizes_and_numbers_of_objects(name, size, num_objects):
+    data = load_dataset(name, "test", num_frames=17, size=size, num_objects=num_objects)
+    assert data.frame_shape == (1, size, size) and data.num_frames == 17 and data.num_objects == num_objects
+    item = data[0]
+    assert item["video"].shape == (17, *data.frame_shape) and item["video"].min() == -1
+    assert item["label"].shape == (num_objects,) and item["positions"].shape == (17, num_objects, 2)
+    positions = torch.stack([data[index]["positions"] for index in range(60)])
+    room, fastest = size * 9 // 16, size // 16
+    assert positions.min() == 0 and positions.max() == room == data.room
+    steps = positions.diff(dim=1).abs()
+    assert steps.max() == fastest and steps.amax(1).min() == 1
+    longer = load_dataset(name, "test", size=size, num_objects=num_objects)[2]
+    assert torch.equal(longer["positions"][:17], data[2]["positions"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_small_objects_are_means_of_2x2_pixels_and_drawn_where_they_are_said_to_be(name):
+    data, large = load_dataset(name, size=32, num_objects=1), load_dataset(name, num_objects=1)
+    means = torch.nn.functional.avg_pool2d(large.objects[:, None].double(), 2)[:, 0]
+    assert torch.equal(data.objects, (means + 0.5).floor().byte())
+    item, frames = data[3], data.frames(3)[:, 0]
+    cuts = torch.stack(
+        [f[r : r + 14, c : c + 14] for f, (r, c) in zip(frames, item["positions"][:, 0].tolist(), strict=True)]
+    )
+    assert (cuts == cuts[0]).all() and frames.flatten(1).sum(1).eq(cuts[0].sum()).all()  # nothing is drawn elsewhere
+    same = data.objects[data.labels == item["label"]]
+    assert (same == cuts[0]).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"size": 48}, "size must be one of 64, 32, got 48"),
+        ({"size": 32.0}, "size must be an integer of at least 1, got 32.0"),
+        ({"num_objects": 3}, "num_objects must be one of 1, 2, got 3"),
+        ({"num_objects": True}, "num_objects must be an integer of at least 1, got True"),
+    ],
+)
+def test_bad_sizes_and_numbers_of_objects(argument, message):
+    with pytest.raises(ValueError, match=message):
+        load_dataset("moving-digits", **argument)
+
+
 def test_bad_arguments():
     for name in NAMES:
         with pytest.raises(InvalidInputError, match="split must be one of train, test, got 'validation'"):

@@ -135,6 +135,21 @@ def test_all_kinds_of_videos_give_the_same_clips(tiny, tmp_path, channels):
     assert len({result.value for result in results}) == 1
 
 
+def test_a_folder_may_hold_video_files(tiny, tmp_path):
+    videos = bouncing_squares(3, 0)
+    folder = write_frames(tmp_path / "mixed", videos[:1])
+    for n, video in enumerate(videos[1:], 1):
+        frames = [Image.fromarray(frame[0].numpy()) for frame in video]
+        frames[0].save(folder / f"video_{n}.gif", save_all=True, append_images=frames[1:])
+    (folder / "notes.txt").write_text("not a video")
+    result = video_distance(folder, videos, tiny, frames=FRAMES)
+    assert result.samples_sha256 == result.reference_sha256
+    assert "samples and reference differ in format: GIF+PNG against raw" in result.warnings
+    (folder / "video_3.gif").write_bytes(b"not a video")
+    with pytest.raises(InvalidInputError, match=r"samples: .*video_3\.gif cannot be read as \.gif"):
+        video_distance(folder, videos, tiny, frames=FRAMES)
+
+
 def test_num_takes_the_first_videos(tiny):
     videos, others = bouncing_squares(8, 0), bouncing_squares(8, 1)
     result = video_distance(videos, others, tiny, frames=4, num=5)

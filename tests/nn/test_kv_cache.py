@@ -564,6 +564,52 @@ def test_backward_through_rows_written_again_fails_aloud():
         score.backward()
 
 
+# Columns, and the ring as it lies
+
+
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_static_ring_holds_the_rows_of_the_other_where_columns_says(sinks):
+    rings = RingKVCache(LAYERS, 9), RingKVCache(LAYERS, 9, static=True)
+    for step, rows in enumerate([1, 3, 3, 2, 3, 3, 1, 3, 3, 3]):
+        for keep in (False, True):
+            positions, columns = (ring.columns(rows) for ring in rings)
+            new = pairs(rows, 100 * step + keep)
+            expected, got = (write(ring, new) for ring in rings)
+            assert positions == rings[0].positions == rings[1].positions
+            assert len(columns) == 9 and sorted(set(columns) - {-1}) == positions
+            order = [columns.index(position) for position in positions]
+            for pair, others in zip(got, expected, strict=True):
+                for part, other in zip(pair, others, strict=True):
+                    assert part.shape == (BATCH, HEADS, 9, DIM)
+                    assert torch.equal(part[:, :, order], other)
+            for ring in rings:
+                if keep:
+                    ring.commit()
+                    ring.evict(sinks, 6)
+                else:
+                    ring.rollback()
+
+
+def test_static_ring_reads_without_a_copy():
+    cache = RingKVCache(1, 4, static=True)
+    seen = []
+    for _ in range(5):
+        k, v = cache.append(0, *pairs(2)[0])
+        seen.append((k.data_ptr(), v.data_ptr(), k.shape))
+        cache.commit()
+        cache.evict(0, 2)
+    assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_columns_need_room(storage):
+    cache = filled(storage)
+    assert cache.columns() == cache.positions == [0, 1, 2, 3]
+    assert cache.columns(2) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match=r"new_rows got 3, expected an integer 0 .. 2"):
+        cache.columns(3)
+
+
 # Errors: each names what it got and what is allowed, and changes nothing
 
 
