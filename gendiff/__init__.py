@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gendiff.causal.intervention import InterventionError
     from gendiff.data import load_dataset
     from gendiff.pipelines.base import GendiffPipeline, load_pipeline, pipeline
+    from gendiff.pipelines.causal_video import CausalVideoPipeline
     from gendiff.pipelines.counterfactual import CounterfactualPipeline
     from gendiff.pipelines.image_generation import ImageGenerationPipeline
     from gendiff.samplers.guidance import guided
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CausalGraph",
+    "CausalVideoPipeline",
     "CounterfactualPipeline",
     "EDICTInverseScheduler",
     "EDICTScheduler",
@@ -46,6 +48,7 @@ _MODULES = {
     "gendiff.causal.intervention": ("InterventionError",),
     "gendiff.data": ("load_dataset",),
     "gendiff.pipelines.base": ("GendiffPipeline", "load_pipeline", "pipeline"),
+    "gendiff.pipelines.causal_video": ("CausalVideoPipeline",),
     "gendiff.pipelines.counterfactual": ("CounterfactualPipeline",),
     "gendiff.pipelines.image_generation": ("ImageGenerationPipeline",),
     "gendiff.samplers.guidance": ("guided",),

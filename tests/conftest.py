@@ -11,14 +11,16 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from diffusers.utils import logging
 
 from gendiff.causal.graph import CausalGraph, Variable
 from gendiff.models.causal_encoder import CausalEncoder
 from gendiff.models.causal_mechanisms import CausalMechanisms
+from gendiff.models.causal_video import CausalVideoTransformer3DModel
 from gendiff.models.latent_projection import LatentProjection
 from gendiff.models.patch_unet import PatchUNet2DModel
+from gendiff.pipelines.causal_video import CausalVideoPipeline
 from gendiff.pipelines.counterfactual import CounterfactualPipeline
 from gendiff.pipelines.image_generation import ImageGenerationPipeline
 
@@ -107,6 +109,46 @@ def make_image_pipeline(names: Sequence[str] = (), side: int = 8) -> ImageGenera
     return pipe
 
 
+def randomise_zeros(model: torch.nn.Module, seed: int = 1) -> None:
+    """Draw every parameter that is all zero: gates and head start there, and would let any test of a network pass."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if not parameter.data.any():
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator).to(parameter)
+
+
+def make_video_transformer(**settings: Any) -> CausalVideoTransformer3DModel:
+    torch.manual_seed(0)
+    tiny = {
+        "sample_size": (16, 8),
+        "patch_size": 4,
+        "num_layers": 2,
+        "num_attention_heads": 4,
+        "attention_head_dim": 16,
+        "chunk_size": 2,
+        "context_frames": 5,
+        "prefix_references": 0 if settings.get("attention_layout") == "joint" else 1,
+        "num_classes": 3,
+    }
+    model = CausalVideoTransformer3DModel(**{**tiny, **settings})
+    randomise_zeros(model)
+    return model.eval()
+
+
+def make_video_pipeline(
+    scheduler: Any = None, dtype: torch.dtype = torch.float32, components: Any = None, **settings: Any
+) -> CausalVideoPipeline:
+    names = ["one", "two", "three"][: settings.get("num_classes", 3)]
+    pipe = CausalVideoPipeline(
+        make_video_transformer(**settings).to(dtype),
+        FlowMatchEulerDiscreteScheduler() if scheduler is None else scheduler,
+        class_names=names,
+        **(components or {}),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @pytest.fixture
 def tiny_graph() -> Callable[..., CausalGraph]:
     return make_graph
@@ -128,3 +170,15 @@ def tiny_counterfactual_pipeline() -> Callable[..., CounterfactualPipeline]:
 def tiny_image_pipeline() -> Callable[..., ImageGenerationPipeline]:
     """`tiny_image_pipeline(names=(), side=8)`: one channel, a class for each name, untrained."""
     return make_image_pipeline
+
+
+@pytest.fixture
+def tiny_video_transformer() -> Callable[..., CausalVideoTransformer3DModel]:
+    """`tiny_video_transformer(**settings)`: 16 x 8 px, l = 2, W = 5, 3 classes, no zero weights, eval mode."""
+    return make_video_transformer
+
+
+@pytest.fixture
+def tiny_video_pipeline() -> Callable[..., CausalVideoPipeline]:
+    """`tiny_video_pipeline(scheduler=None, dtype=float32, components=None, **settings)`, of `tiny_video_transformer`."""
+    return make_video_pipeline

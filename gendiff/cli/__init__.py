@@ -12,6 +12,7 @@ import typer
 from gendiff.app.command_line import remember
 from gendiff.errors import GendiffError, WeightsNotFoundError
 
+from .convert import app as convert_app
 from .data import app as data_app
 from .demo import build_demo
 from .evaluate import app as evaluate_app
@@ -35,6 +36,7 @@ app.command("demo")(build_demo)
 app.command("list")(list_everything)
 app.command("show")(show_path)
 app.command("train")(train_recipe)
+app.add_typer(convert_app, name="convert")
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(sample_app, name="sample")

@@ -28,7 +28,7 @@ def to_tensor(image: Any, channels: int, size: int) -> Tensor:
     if isinstance(image, list | tuple):
         if not image or not all(isinstance(item, Image.Image) for item in image):
             raise ValueError("image must be a PIL image, a non-empty list of PIL images, or a tensor or array.")
-        arrays = [_pil_to_array(item, channels) for item in image]
+        arrays = [pil_to_array(item, channels) for item in image]
         if len({array.shape for array in arrays}) > 1:
             raise ValueError(f"images differ in shape: {sorted({array.shape for array in arrays})}.")
         image = np.stack(arrays)
@@ -47,7 +47,7 @@ def to_tensor(image: Any, channels: int, size: int) -> Tensor:
     return 2 * batch - 1
 
 
-def _pil_to_array(image: Image.Image, channels: int) -> np.ndarray:
+def pil_to_array(image: Image.Image, channels: int) -> np.ndarray:
     """(C, H, W) in [0, 1]. A colour picture is only read as grey if it is grey, and only opaque alpha is dropped."""
     if image.mode in ("RGBA", "LA", "P", "PA") or "transparency" in image.info:
         rgba = np.asarray(image.convert("RGBA"))

@@ -38,6 +38,11 @@ class Task:
 
 
 TASKS: dict[str, Task] = {
+    "causal-video": Task(
+        pipeline="gendiff.pipelines.causal_video.CausalVideoPipeline",
+        checkpoint="causal-video-balls",
+        summary="Videos of any length, chunk after chunk; finished frames are computed once and cached.",
+    ),
     "counterfactual": Task(
         pipeline="gendiff.pipelines.counterfactual.CounterfactualPipeline",
         checkpoint="counterfactual-handwriting",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -56,6 +56,11 @@ class Meter:
         self.flops += known[shapes]
         return result
 
+    def add(self, other: Meter) -> None:
+        """Count what `other` counted as well."""
+        self.network_calls += other.network_calls
+        self.flops += other.flops
+
     def stats(self, cache_bytes: int = 0, **plan: Any) -> RunStats:
         """The counts so far."""
         seconds = time.perf_counter() - self.start
@@ -67,9 +72,19 @@ _COUNTED: WeakKeyDictionary[Callable[..., Any], dict[tuple, int]] = WeakKeyDicti
 
 
 def _shapes(args: tuple, kwargs: dict[str, Any]) -> tuple:
-    """What the cost of a call depends on: shapes of tensors, and which arguments there are."""
+    """What the cost of a call depends on: shapes of tensors, settings, and how full a cache is."""
     given = [*enumerate(args), *sorted(kwargs.items())]
-    return tuple((name, tuple(value.shape) if isinstance(value, torch.Tensor) else None) for name, value in given)
+    return tuple((name, _shape(value)) for name, value in given)
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    if value is None or isinstance(value, str | int):
+        return value
+    if is_dataclass(value):
+        return tuple(_shape(part) for part in vars(value).values())
+    return getattr(value, "cost_key", None)
 
 
 def _cpu_attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:

@@ -8,6 +8,33 @@ import torch
 from torch import Tensor
 
 
+def noised(scheduler: Any, clean: Tensor, noise: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Noisy samples, their timesteps, and what the network should say of them.
+
+    Args:
+        scheduler: of diffusers: a flow-matching one (x_t = (1 - t) x + t e, target e - x; Lipman et al. 2023), or one
+            with `add_noise` and a `prediction_type`.
+        clean: (..., C, H, W).
+        noise: like `clean`.
+        levels: (...,) in [0, 1), share of the way to pure noise.
+
+    Returns: noisy, like `clean`; timesteps (...,); target, like `clean`.
+    """
+    count = scheduler.config["num_train_timesteps"]
+    if "prediction_type" not in scheduler.config:
+        share = levels.to(clean.dtype)[..., None, None, None]
+        return (1 - share) * clean + share * noise, levels * count, noise - clean
+    timesteps = (levels * count).long()
+    flat = [part.flatten(0, levels.ndim - 1) for part in (clean, noise)]
+    noisy = scheduler.add_noise(*flat, timesteps.flatten()).view_as(clean)
+    targets = {
+        "v_prediction": lambda: scheduler.get_velocity(*flat, timesteps.flatten()).view_as(clean),
+        "epsilon": lambda: noise,
+        "sample": lambda: clean,
+    }
+    return noisy, timesteps, targets[scheduler.config["prediction_type"]]()
+
+
 def diffusion_loss(
     network: Any, scheduler: Any, image: Tensor, class_labels: Tensor, generator: torch.Generator
 ) -> Tensor:
@@ -21,14 +48,8 @@ def diffusion_loss(
         generator: CPU generator of noise and timesteps.
     """
     noise = torch.randn(image.shape, generator=generator).to(image)
-    timesteps = torch.randint(scheduler.config["num_train_timesteps"], (len(image),), generator=generator)
-    timesteps = timesteps.to(image.device)
-    noisy = scheduler.add_noise(image, noise, timesteps)
-    targets = {
-        "v_prediction": lambda: scheduler.get_velocity(image, noise, timesteps),
-        "epsilon": lambda: noise,
-        "sample": lambda: image,
-    }
-    target = targets[scheduler.config["prediction_type"]]()
+    count = scheduler.config["num_train_timesteps"]
+    levels = (torch.randint(count, (len(image),), generator=generator) + 0.5) / count
+    noisy, timesteps, target = noised(scheduler, image, noise, levels.to(image.device))
     prediction = network(noisy, timesteps, class_labels=class_labels, return_dict=False)[0]
     return torch.nn.functional.mse_loss(prediction.float(), target)

@@ -31,6 +31,7 @@ class Method:
 
 
 _METHODS: dict[str, Method | str] = {
+    "causal-video": "gendiff.training.causal_video:METHOD",
     "classification": "gendiff.training.classification:METHOD",
     "counterfactual": "gendiff.training.counterfactual:METHOD",
     "image-generation": "gendiff.training.image_generation:METHOD",

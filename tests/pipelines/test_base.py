@@ -135,7 +135,8 @@ def test_pipeline_modules_import_their_components_at_the_top():
         cls = task.load_class()
         module = sys.modules[cls.__module__]
         for name, kinds in cls._get_signature_types().items():
-            for kind in (kind for kind in kinds if isinstance(kind, type)):  # settings may be Sequence[str]
+            # Settings may be Sequence[str], and components None.
+            for kind in (kind for kind in kinds if isinstance(kind, type) and kind is not type(None)):
                 assert getattr(module, kind.__name__, None) is kind, (name, kind)
 
 

@@ -1,0 +1,36 @@
+"""`gendiff convert`: other people's checkpoints as folders that this package loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Turn other people's checkpoints into folders that this package loads.")
+
+
+@app.callback()
+def _convert() -> None:
+    """Turn other people's checkpoints into folders that this package loads."""
+
+
+@app.command("self-forcing")
+def convert_self_forcing(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A .pt, .pth or .safetensors file on this machine.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; must not exist or be empty.")],
+    key: Annotated[str, typer.Option(help="Which network in the file, e.g. generator.")] = "generator_ema",
+    chunk_size: Annotated[int, typer.Option(min=1, help="Latent frames denoised together in training.")] = 3,
+) -> None:
+    """Convert a Wan-based causal video transformer: Self-Forcing, Causal-Forcing, LongLive and relatives.
+
+    Names and shapes are checked. The weights keep their own licence: see the card of the model you downloaded.
+    """
+    from gendiff.convert.self_forcing import convert
+
+    model = convert(source, destination, key, chunk_size)
+    config = model.config
+    typer.echo(
+        f"{destination}: {type(model).__name__}, {config['num_layers']} blocks, {config['num_attention_heads']} heads "
+        f"of {config['attention_head_dim']}, {model.num_parameters():,} parameters"
+    )
