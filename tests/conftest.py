@@ -180,5 +180,5 @@ def tiny_video_transformer() -> Callable[..., CausalVideoTransformer3DModel]:
 
 @pytest.fixture
 def tiny_video_pipeline() -> Callable[..., CausalVideoPipeline]:
-    """`tiny_video_pipeline(scheduler=None, dtype=float32, components=None, **settings)`, of `tiny_video_transformer`."""
+    """`tiny_video_pipeline(scheduler=None, dtype, components=None, **settings)`, else as `tiny_video_transformer`."""
     return make_video_pipeline

@@ -126,6 +126,11 @@ class CausalVideoTransformer3DModel(ModelMixin, ConfigMixin):
         return self.config["attention_mode"] != "frame_causal"
 
     @property
+    def first_chunk_size(self) -> int:
+        """Frames of the first chunk of a video from nothing: training starts clips with one that stands alone."""
+        return 1
+
+    @property
     def time_period(self) -> int | None:
         """L_tpe = W + l, after which cyclic positions repeat; None for rotary ones, which have no period."""
         return self.config["context_frames"] + self.config["chunk_size"] if self.config["pos"] == "cyclic" else None

@@ -108,6 +108,11 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         return self.config["attention_mode"] != "frame_causal"
 
     @property
+    def first_chunk_size(self) -> int:
+        """Frames of the first chunk of a video from nothing: as many as of any other, as Self-Forcing trains it."""
+        return self.config["chunk_size"]
+
+    @property
     def time_period(self) -> None:
         """None: positions are ranks, which have no period."""
         return None

@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from gendiff.models.causal_video import CausalVideoTransformer3DModel
+from gendiff.models.causal_wan import CausalWanTransformer3DModel
 from gendiff.samplers.loop import State, Step
 
 from .base import GendiffPipeline
@@ -38,7 +39,7 @@ class CausalVideoPipeline(GendiffPipeline):
     """Videos of any length from a causal transformer and a key/value cache. It holds no state between calls.
 
     Args:
-        transformer: `CausalVideoTransformer3DModel`, or another network with its call and its config.
+        transformer: `CausalVideoTransformer3DModel`, or another network with its call, its properties and its config.
         scheduler: any diffusers scheduler that fits what the network predicts; each chunk walks it anew.
         vae: turns frames into latents one by one; None for a network that sees pixels.
         text_encoder: for a network with `cross_attention_dim`; None if embeddings are passed in.
@@ -55,7 +56,7 @@ class CausalVideoPipeline(GendiffPipeline):
 
     def __init__(
         self,
-        transformer: CausalVideoTransformer3DModel,
+        transformer: CausalVideoTransformer3DModel | CausalWanTransformer3DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
         vae: AutoencoderKL | None = None,
         text_encoder: Any = None,
@@ -255,7 +256,7 @@ class CausalVideoPipeline(GendiffPipeline):
         if given is None and not config["p_empty"]:
             raise ValueError("pass image, video or latents: this checkpoint needs at least one given frame.")
         if given is not None:
-            check_groups(given.name, len(given), 1, config)
+            check_groups(given.name, len(given), None, self.transformer)
         conditions = (class_labels, prompt, text.get("prompt_embeds"))
         batch = count_videos(None if given is None else len(given.frames), *conditions)
         scale = check_guidance(guidance_scale, any(value is not None for value in conditions))

@@ -119,23 +119,25 @@ def check_guidance(guidance_scale: Any, conditional: bool) -> float:
     return float(guidance_scale)
 
 
-def check_groups(name: str, count: int, behind: int, config: Any) -> None:
+def check_groups(name: str, count: int, first: int | None, network: Any) -> None:
     """Raise ValueError unless `count` clean frames can be grouped as block-causal attention was trained.
 
     Args:
         name: of the frames, for the message.
         count: frames.
-        behind: 1 where the first of them begins the video and stands alone, else 0.
-        config: of the network.
+        first: how many of them are a group apart from whole chunks: 0 behind other frames; None where they begin the
+            video, whose first chunk has a length of its own.
+        network: says how it was trained.
     """
-    chunk = config["chunk_size"]
-    if config["attention_mode"] != "block_causal" or (count - behind) % chunk == 0:
+    chunk = network.config["chunk_size"]
+    apart: int = network.first_chunk_size % chunk if first is None else first
+    if network.config["attention_mode"] != "block_causal" or (count - apart) % chunk == 0:
         return
-    low = behind + (count - behind) // chunk * chunk
+    low = apart + (count - apart) // chunk * chunk
     near = " or ".join(str(value) for value in (low, low + chunk) if value > 0)
     raise ValueError(
-        f"{name} must be {'1 + ' if behind else ''}a multiple of {chunk} in block_causal attention, such as {near}, "
-        f"got {count}."
+        f"{name} must be {f'{apart} + ' if apart else ''}a multiple of {chunk} in block_causal attention, such as "
+        f"{near}, got {count}."
     )
 
 

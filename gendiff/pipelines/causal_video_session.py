@@ -110,7 +110,7 @@ class CausalVideoSession(VideoState):
                 f"{given.name} must keep the session's batch of {self.batch} videos, got {len(given.frames)}."
             )
         self._check_whole()
-        check_groups(given.name, len(given), int(len(self._past) == 0), self.pipe.transformer.config)
+        check_groups(given.name, len(given), 0 if len(self._past) else None, self.pipe.transformer)
         self._observe(encode_frames(given, self.pipe.vae, self.device, self.dtype))
 
     def set_condition(
@@ -177,7 +177,7 @@ class CausalVideoSession(VideoState):
         on_chunk_end: Callable[[CausalVideoSession, VideoChunk], Any] | None,
         progress: Any,
     ) -> Iterator[VideoChunk]:
-        for length in chunk_lengths(num_frames, self.rollout.chunk_size, from_nothing=len(self._past) == 0):
+        for length in chunk_lengths(num_frames, self.rollout.chunk_size, self._whole_length()):
             try:
                 chunk = self._advance(length, on_step_end, progress)
             except StopRollout:

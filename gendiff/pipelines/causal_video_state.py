@@ -126,7 +126,7 @@ class VideoState:
         if rollout.refresh_every and self._chunks % rollout.refresh_every == 0:
             self._recache()
         # Where noisy frames see each other, a short chunk would be another question: walk a whole one and cut it.
-        walked = rollout.chunk_size if network.sees_whole_chunk and len(self._past) else length
+        walked = self._whole_length() if network.sees_whole_chunk else length
         whole = walked == length or network.config["attention_mode"] != "block_causal"
         shape = (self.batch, *self.pipe.latent_shape)
         noise = frame_noise(walked, shape, self.generator, self.device, self.dtype).transpose(1, 2)
@@ -151,6 +151,11 @@ class VideoState:
         self._whole = whole
         seconds, calls, flops = self._mark()
         return self._chunk(latents, frames, start, before, (seconds - pause, calls, flops))
+
+    def _whole_length(self) -> int:
+        """Frames of the next chunk, if nothing cuts it short."""
+        first = self.pipe.transformer.first_chunk_size
+        return self.rollout.chunk_size if len(self._past) else min(first, self.rollout.chunk_size)
 
     def _mark(self) -> tuple[float, int, int]:
         return time.perf_counter(), self._meter.network_calls, self._meter.flops

@@ -9,17 +9,17 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 
-def chunk_lengths(num_new: int | None, chunk: int, from_nothing: bool) -> Iterator[int]:
-    """Lengths of the chunks that `num_new` frames are generated in: 1 first where there is no past, then `chunk`.
+def chunk_lengths(num_new: int | None, chunk: int, first: int) -> Iterator[int]:
+    """Lengths of the chunks that `num_new` frames are generated in: `first`, then `chunk` each.
 
     Args:
         num_new: frames in all; None = without end. The last chunk is shorter where they do not divide.
         chunk: l.
-        from_nothing: whether the first of them has no frame before it.
+        first: length of the first chunk, which differs where it has no frame before it.
     """
     done = 0
     while num_new is None or done < num_new:
-        length = 1 if from_nothing and done == 0 else chunk
+        length = first if done == 0 else chunk
         length = length if num_new is None else min(length, num_new - done)
         yield length
         done += length
