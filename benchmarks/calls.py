@@ -120,7 +120,9 @@ def make_call(pipe: Any, work: Work, batch: int) -> Call:
     if "output_type" in parameters:
         arguments["output_type"] = "pt"
     unknown = [name for name in work.options if name not in parameters]
-    if unknown:
+    # A pipeline of the table that hands further options on checks them itself.
+    checks = type(pipe).__name__ in CALLS and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if unknown and not checks:
         raise InvalidInputError(f"{type(pipe).__name__} takes no {unknown[0]!r}; it takes {', '.join(parameters)}.")
     arguments.update(work.options)
 
@@ -157,7 +159,21 @@ def counterfactual_arguments(pipe: Any, work: Work, batch: int) -> dict[str, Any
     return {"image": images, "interventions": {variable.name: value}}
 
 
-CALLS: dict[str, Callable[[Any, Work, int], dict[str, Any]]] = {"CounterfactualPipeline": counterfactual_arguments}
+def causal_video_arguments(pipe: Any, work: Work, batch: int) -> dict[str, Any]:
+    """First frames of noise, and classes in turn or the prompt, where the network takes them."""
+    generator = torch.Generator().manual_seed(work.seed)
+    arguments: dict[str, Any] = {"image": torch.rand(batch, *pipe.sample_shape, generator=generator).to(pipe.device)}
+    if pipe.class_names:
+        arguments["class_labels"] = [index % len(pipe.class_names) for index in range(batch)]
+    if pipe.text_encoder is not None:
+        arguments["prompt"] = [work.prompt] * batch
+    return arguments
+
+
+CALLS: dict[str, Callable[[Any, Work, int], dict[str, Any]]] = {
+    "CausalVideoPipeline": causal_video_arguments,
+    "CounterfactualPipeline": counterfactual_arguments,
+}
 """Pipelines whose inputs no signature tells. All others are called by signature: `class_labels` in turn,
 `prompt` repeated, or the number of samples by whichever name it has."""
 

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import causal_video_quality_tables
+import causal_video_tables
 import classifiers_table
 import leaderboard_tables
 import sensitivity_table
@@ -31,6 +33,8 @@ PAGES = (
 )
 MARK = re.compile(r"(<!-- measured: (?P<name>[\w-]+)(?::(?P<row>[\w.-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "causal-video": causal_video_tables.result_table,
+    "causal-video-quality": causal_video_quality_tables.result_table,
     "classifiers": classifiers_table.result_table,
     "leaderboard": leaderboard_tables.result_table,
     "sensitivity": sensitivity_table.result_table,

@@ -103,6 +103,7 @@ def measure_batch(
     return {
         "id": f"{type(pipe).__name__}/{work.name}/b{batch}{steps}",
         "shape": None if images is None else list(images.shape[1:]),
+        **({"frames": images.shape[1]} if images is not None and images.ndim == 5 else {}),
         **figures,
         # Taken before compilation, so it says nothing of a compiled network.
         "network_s": None if work.compile_mode else cost["network_s"],
