@@ -43,6 +43,13 @@ def picture(image: Tensor, alt: str) -> str:
     return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{escape(alt)}">'
 
 
+def animation(gif: bytes, width: int, alt: str) -> str:
+    """A `<figure>` with a GIF in it, shown `width` screen pixels wide with sharp pixels."""
+    data = base64.b64encode(gif).decode("ascii")
+    source = f"data:image/gif;base64,{data}"
+    return f'<figure><img class="animation" src="{source}" width="{width}" alt="{escape(alt)}"></figure>'
+
+
 def plate(rows: Sequence[Row], caption: str = "") -> str:
     """A `<figure>` of pictures in columns; `caption` is HTML."""
     columns = max(len(row.captions) for row in rows)

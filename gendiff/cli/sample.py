@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from .sample_causal_video import sample_causal_video
+
 # A new task: one command below, or one file beside this one and `app.command("task")(function)`.
-app = typer.Typer(help="Make pictures with a pipeline.", no_args_is_help=True)
+app = typer.Typer(help="Make pictures and videos with a pipeline.", no_args_is_help=True)
+app.command("causal-video")(sample_causal_video)
 
 
 @app.command("counterfactual")

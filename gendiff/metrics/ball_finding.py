@@ -125,15 +125,19 @@ def _find(frames: Tensor, radius: float, threshold: float, most: int) -> list[Te
     count, shape = len(frames), frames.shape[-2:]
     centres = frames.new_zeros((count, 0, 2))
     light = frames.new_zeros((count, 0))
-    for _ in range(most):
-        place, found = _brightest(frames, centres, light, radius, threshold / 2)
-        if not found.any():
+    active = torch.arange(count)  # frames in which there may be more
+    for number in range(most):
+        place, more = _brightest(frames[active], centres[active], light[active], radius, threshold / 2)
+        active = active[more]
+        if not len(active):
             break
-        # A frame that has no further disc gets one without light, so that all frames keep one shape.
-        centres = torch.cat([centres, place[:, None]], dim=1)
-        light = torch.cat([light, found.double()[:, None]], dim=1)
+        # The other frames get a disc without light, so that all keep one shape.
+        centres, light = F.pad(centres, (0, 0, 0, 1)), F.pad(light, (0, 1))
+        centres[active, number], light[active, number] = place[more], 1.0
+        state = centres[active], light[active]
         for _ in range(SWEEPS):
-            centres, light = _sweep(frames, centres, light, radius)
+            state = _sweep(frames[active], *state, radius)
+        centres[active], light[active] = state
     if not centres.shape[1]:
         return [frames.new_zeros((0, 2)) for _ in range(count)]
     light = _of_discs(frames, centres, light, radius)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gendiff.errors import InvalidInputError
-from gendiff.metrics.ball_finding import BRIGHTNESS, MOST, check_frames, check_radius, find_balls
+from gendiff.metrics.ball_finding import BRIGHTNESS, check_frames, check_radius, find_balls
 from gendiff.metrics.ball_tracks import (
     balls_outside,
     count_share,
@@ -42,6 +42,8 @@ __all__ = [
     "velocity_error",
 ]
 
+SPARE = 4
+"""Discs that are looked for beyond twice as many as there should be; more of them only says more slowly it is wrong."""
 FIRST = 16
 """Frames of the first of the two means: about one training clip."""
 
@@ -149,7 +151,7 @@ def ball_report(
     for name, values in (("true_positions", true_positions), ("true_velocities", true_velocities)):
         if values is not None and tuple(values.shape) != (len(frames), num_balls, 2):
             raise InvalidInputError(f"{name} must be {(len(frames), num_balls, 2)}, got {tuple(values.shape)}.")
-    found = find_balls(frames, radius, threshold, most=max(MOST, 2 * num_balls))
+    found = find_balls(frames, radius, threshold, most=2 * num_balls + SPARE)
     tracks = track(found, num_balls)
     places = speeds = None
     if true_positions is not None:

@@ -26,6 +26,20 @@ def test_counterfactual(tmp_path, monkeypatch, capsys, tiny_counterfactual_pipel
     assert "->    20.00   truth    20.00" in printed and "8 network calls" in printed
 
 
+def test_causal_video(tmp_path, monkeypatch, capsys, tiny_video_pipeline):
+    model, out = tmp_path / "model", tmp_path / "out"
+    tiny_video_pipeline(sample_size=16).save_pretrained(model)
+    options = ["--model", str(model), "--classes", "one", "two", "--num-frames", "8", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", ["causal_video.py", *options, "--out", str(out)])
+    runpy.run_path(str(SCRIPTS / "causal_video.py"), run_name="__main__")
+    frames = {"video": 8, "endless": 5, "fork": 9, "switch": 8}
+    for name, count in frames.items():
+        with Image.open(out / f"{name}.gif") as picture:
+            assert picture.n_frames == count
+            assert picture.size == ((3 if name == "fork" else 1) * 16 * 4, 16 * 4)
+    assert "network calls, cache" in capsys.readouterr().out
+
+
 def test_every_script_is_in_the_table():
     table = (SCRIPTS / "README.md").read_text(encoding="utf-8")
     for script in SCRIPTS.glob("*.py"):

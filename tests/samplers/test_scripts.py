@@ -20,6 +20,7 @@ TINY = {
     "convergence": ["--steps", "4", "8"],
     "guidance": ["--steps", "4", "--samples", "8", "--scales", "1", "3"],
     "inversion": ["--steps", "4", "8", "--samples", "8"],
+    "rollout": ["--samples", "8", "--frames", "9"],
     "write_your_own": ["--steps", "4", "8"],
 }
 
