@@ -73,7 +73,7 @@ def _strip(made: Tensor, truth: Tensor, numbers: list[int]) -> str:
     captions = [number(distance, 1) for distance in distances.tolist()]
     rows = [
         Row("Frame", captions=[str(index) for index in numbers], style="asked"),
-        Row("Simulator", "", [""] * len(numbers), truth[numbers], "simulated frame"),
+        Row("Simulator", "", [""] * len(numbers), truth[numbers], "simulated frame", "plain"),
         Row("Model", "distance", captions, made[numbers], "generated frame, distance"),
     ]
     return plate(rows)

@@ -126,6 +126,7 @@ def _rollout_block(videos: Tensor, names: list[str], window: int) -> str:
             [str(number) for number in numbers] if i == shown[-1] else [""] * COLUMNS,
             videos[i, numbers],
             f"{names[i] if names else f'video {i + 1}'}, frame",
+            "" if i == shown[-1] else "plain",
         )
         for i in shown
     ]
@@ -143,10 +144,10 @@ def _fork_block(past: Tensor, futures: Tensor) -> str:
     middle = len(futures) // 2
     cells = []
     for row, future in enumerate(futures):
-        cells.append(f'<div class="label"><b>Future {row + 1}</b></div>')
-        given = picture(past[-1], "the frame that all futures share") if row == middle else ""
         last = row == len(futures) - 1
-        cells.append(f'<div class="cell">{given}<span>{"0" if row == middle else ""}</span></div>')
+        given = picture(past[-1], "the frame that all futures share") if row == middle else ""
+        cells.append(f'<div class="label{"" if last else " plain"}"><b>Future {row + 1}</b></div>')
+        cells.append(f'<div class="cell">{given}</div>')
         cells += [
             f'<div class="cell">{picture(future[number], f"future {row + 1}, frame {number + 1}")}'
             f"<span>{number + 1 if last else ''}</span></div>"
@@ -155,7 +156,7 @@ def _fork_block(past: Tensor, futures: Tensor) -> str:
     columns, side = 1 + len(numbers), past.shape[-1]
     strip = (
         f'<figure class="plate" style="--columns:{columns};--side:{2 * side}px"><div class="rows">{"".join(cells)}'
-        "</div><figcaption>The shared frame on the left; numbers of frames below.</figcaption></figure>"
+        "</div><figcaption>Frame 0, which all share, on the left; numbers of frames below.</figcaption></figure>"
     )
     played = animation(
         gif_bytes(fork_animation(past, futures), FPS),
@@ -189,7 +190,7 @@ def _repeat(checkpoint: Checkpoint, names: list[str]) -> str:
     one = f" --class {names[len(names) // 2]}" if names else ""
     shell = (
         f"{start}{one} --num-frames 64 --out out/video\n"
-        f"{start}{one} --image out/video/frames/0000.png --seed 1 --out out/another-future\n"
+        f"{start}{one} \\\n    --image out/video/frames/0000.png --seed 1 --out out/another-future\n"
         f"{start}{one} --stream --out out/endless  # until Ctrl-C"
     )
     condition = f'class_labels="{names[len(names) // 2]}", ' if names else ""
