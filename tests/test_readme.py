@@ -12,15 +12,28 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+COUNTERFACTUAL, VIDEO = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
 def test_the_five_lines_run(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     scope: dict = {}
-    exec(code, scope)
+    exec(COUNTERFACTUAL, scope)
     assert (tmp_path / "counterfactual.png").is_file()
     assert (
         scope["out"].counterfactual["thickness"].item() == 5 and scope["out"].counterfactual["intensity"].item() == 120
     )
+
+
+def test_the_video_has_several_futures(capsys):
+    scope: dict = {}
+    exec(VIDEO, scope)
+    futures = [output.frames for output in scope["futures"]]
+    assert {tuple(frames.shape) for frames in futures} == {(1, 16, 1, 32, 32)}
+    assert not futures[0].equal(futures[1]) and not futures[1].equal(futures[2])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "bytes" in line]
+    assert len(lines) == 1 + 15, "five given frames, then 59 more, four at a time"
+    assert len({line.split(" s ")[1] for line in lines}) == 1, "memory does not grow"
 
 
 def test_every_command_it_names_exists():

@@ -56,15 +56,16 @@ def build(checkpoint: Checkpoint, settings: Settings, say: Callable[[str], None]
     videos = output.frames.cpu()
     say("one past, three futures")
     condition = {"class_labels": names[len(names) // 2]} if names else {}
-    past, futures = fork(pipe, FUTURE, settings.seed, num_inference_steps=steps, **condition)
     balls = _balls(checkpoint)
+    first = None if balls is None else balls[settings.seed % len(balls)]["video"][0] / 2 + 0.5
+    past, futures = fork(pipe, FUTURE, settings.seed, image=first, num_inference_steps=steps, **condition)
     physics, timing = "", timing_block(pipe, condition, say)
     if balls is not None:
         physics = physics_block(pipe, balls, videos, steps, settings.seed, say)
     rollout = _rollout_block(videos, names, output.stats.plan["context_frames"])
     html = (
         f"<h3>{escape(checkpoint.name)}</h3>{_facts(checkpoint, pipe, output.stats, videos, steps)}"
-        f"{rollout}{_fork_block(past, futures)}{physics}{timing}{_repeat(checkpoint, names)}"
+        f"{rollout}{_fork_block(past, futures, given=first is not None)}{physics}{timing}{_repeat(checkpoint, names)}"
     )
     cover = "".join(picture(frame, "") for frame in videos[0, :: FRAMES // 6][:7])
     return Section(
@@ -130,24 +131,29 @@ def _rollout_block(videos: Tensor, names: list[str], window: int) -> str:
         )
         for i in shown
     ]
+    light = videos.mean(dim=(0, 2, 3, 4))
+    kept = (
+        f"Numbers of frames below. Together, frames {FRAMES - 1} have <b>{100 * light[-1] / light[0]:.0f} %</b> of the "
+        "brightness of frames 0; in the data nothing fades."
+    )
     told = "one of each class" if names else "each from noise of its own"
     return (
         f'<section class="block"><h4>From nothing</h4><p>{len(videos)} videos, {told}. No frame was given: the first '
         f"is drawn alone, the others chunk by chunk, each from the {window} frames before it at most.</p>{played}"
-        f"{plate(rows, 'Numbers of frames below.')}</section>"
+        f"{plate(rows, kept)}</section>"
     )
 
 
-def _fork_block(past: Tensor, futures: Tensor) -> str:
+def _fork_block(past: Tensor, futures: Tensor, given: bool) -> str:
     every = FUTURE // (COLUMNS - 1)
     numbers = list(range(every - 1, FUTURE, every))
     middle = len(futures) // 2
     cells = []
     for row, future in enumerate(futures):
         last = row == len(futures) - 1
-        given = picture(past[-1], "the frame that all futures share") if row == middle else ""
+        shared = picture(past[-1], "the frame that all futures share") if row == middle else ""
         cells.append(f'<div class="label{"" if last else " plain"}"><b>Future {row + 1}</b></div>')
-        cells.append(f'<div class="cell">{given}</div>')
+        cells.append(f'<div class="cell">{shared}</div>')
         cells += [
             f'<div class="cell">{picture(future[number], f"future {row + 1}, frame {number + 1}")}'
             f"<span>{number + 1 if last else ''}</span></div>"
@@ -156,7 +162,8 @@ def _fork_block(past: Tensor, futures: Tensor) -> str:
     columns, side = 1 + len(numbers), past.shape[-1]
     strip = (
         f'<figure class="plate" style="--columns:{columns};--side:{2 * side}px"><div class="rows">{"".join(cells)}'
-        "</div><figcaption>Frame 0, which all share, on the left; numbers of frames below.</figcaption></figure>"
+        f"</div><figcaption>Frame 0, {'of a test video' if given else 'drawn from nothing'}, which all share, on the "
+        "left; numbers of frames below.</figcaption></figure>"
     )
     played = animation(
         gif_bytes(fork_animation(past, futures), FPS),

@@ -226,6 +226,8 @@ def test_the_chapter_shows_rollouts_futures_physics_and_times(installed):
         assert {path.name for path in (installed / "demo" / name).iterdir()} == {"rollout.gif", "fork.gif", "fork.png"}
     assert page.count('src="data:image/gif;base64,') == 4 and page.count('<svg class="chart"') == 2
     assert page.count("Against the simulator") == 1, "only balls have one"
+    assert page.count("Frame 0, of a test video") == page.count("Frame 0, drawn from nothing") == 1
+    assert page.count("brightness of frames 0") == 2
     assert "three" in page and "--class two" in page and page.count("Future 3") == 2
     frames, _ = played((installed / "demo" / "balls" / "rollout.gif").read_bytes())
     assert len(frames) == 9
