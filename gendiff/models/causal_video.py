@@ -202,17 +202,15 @@ class CausalVideoTransformer3DModel(ModelMixin, ConfigMixin):
             times = torch.cat([torch.zeros_like(times[:, :num_prefix_frames]), times[:, num_prefix_frames:]], dim=1)
         embedding = self._embed(times, class_labels, dtype)
         modulation = self.modulation(nn.functional.silu(embedding))
-        view = None
         if kv_cache is not None:
             whole = config["attention_mode"] == "block_causal" if write else self.sees_whole_chunk
-            view = kv_cache.view(frames, whole, device)
-        elif plan is None:
-            references = config["prefix_references"]
-            plan = prefix_plan(frames, num_prefix_frames, config["attention_mode"], references).to(device)
-        counted = view.frames if view is not None else plan.query_positions  # type: ignore[union-attr]
+            source = kv_cache.view(frames, whole, device)
+        else:
+            mode, references = config["attention_mode"], config["prefix_references"]
+            source = plan or prefix_plan(frames, num_prefix_frames, mode, references).to(device)
+        counted = source.query_positions if isinstance(source, FramePlan) else source.frames
         walk = Pass.make(
-            plan,
-            view,
+            source,
             rotary_dim=config["attention_head_dim"] if config["pos"] == "rope" else None,
             tokens=self.sites if config["attention_layout"] == "joint" else 1,
             dtype=dtype,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gendiff.nn.attention import MultiHeadAttention
 from gendiff.nn.frame_plan import FramePlan
+from gendiff.nn.query_groups import token_rows
 from gendiff.nn.rotary import rotary_table, rotate
 from gendiff.nn.video_cache import CacheView, VideoKVCache
 
@@ -18,8 +19,8 @@ class Pass:
     """What all blocks of one forward share.
 
     Attributes:
-        plan: who sees whom, where no cache is read or written.
-        view: the same where one is.
+        references: frames whose spatial keys the last frames of a forward without a cache read too, see `FramePlan`.
+        columns: rows of the new keys that stand behind the key columns, where these are not simply the new keys.
         cache: keys and values of clean frames; None without one.
         write: whether this pass keeps what it computes: clean frames, which refer to no others in space.
         query_table, key_table: rotary tables; None where positions were added to the input instead.
@@ -28,8 +29,8 @@ class Pass:
         text: (B, L, c) and its mask (B, 1, 1, L).
     """
 
-    plan: FramePlan | None
-    view: CacheView | None
+    references: Tensor | None
+    columns: Tensor | None
     cache: VideoKVCache | None
     write: bool
     query_table: tuple[Tensor, Tensor] | None
@@ -42,17 +43,19 @@ class Pass:
     @classmethod
     def make(
         cls,
-        plan: FramePlan | None,
-        view: CacheView | None,
+        source: FramePlan | CacheView,
         *,
         rotary_dim: int | None,
         tokens: int,
         dtype: torch.dtype,
         **fields: object,
     ) -> Pass:
-        """Tables and masks of a plan or a view, made once for all blocks."""
-        source = plan or view
-        assert source is not None
+        """Tables, masks and rows of a plan, or of a view of a cache, made once for all blocks."""
+        references = columns = None
+        if isinstance(source, FramePlan):
+            references = source.references if source.references.numel() else None
+            if len(source.columns) > len(source.query_positions):
+                columns = token_rows(source.columns, tokens)
         tables: list[tuple[Tensor, Tensor] | None] = [None, None]
         if rotary_dim is not None:
             positions = [source.query_positions, source.key_positions]
@@ -60,7 +63,7 @@ class Pass:
         mask = source.mask
         if mask is not None and tokens > 1:
             mask = mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
-        return cls(plan, view, query_table=tables[0], key_table=tables[1], mask=mask, **fields)  # type: ignore[arg-type]
+        return cls(references, columns, query_table=tables[0], key_table=tables[1], mask=mask, **fields)  # type: ignore[arg-type]
 
 
 class CausalVideoBlock(nn.Module):
@@ -131,8 +134,8 @@ class CausalVideoBlock(nn.Module):
             if kept is not None:
                 shape = (-1, x.shape[1], -1, -1, -1)
                 k, v = (torch.cat([r.unsqueeze(1).expand(shape), p], 2) for r, p in zip(kept, (k, v), strict=True))
-        elif walk.plan is not None and walk.plan.references.numel():
-            return attn.to_out(self._space_with_references(q, k, v, walk.plan.references))
+        elif walk.references is not None:
+            return attn.to_out(self._space_with_references(q, k, v, walk.references))
         out = attn.attend(*(part.flatten(0, 1) for part in (q, k, v)))
         return attn.to_out(out.unflatten(0, x.shape[:2]))
 
@@ -156,11 +159,8 @@ class CausalVideoBlock(nn.Module):
         k, v = (self._rows(part) for part in attn.keys_values(x))
         if walk.cache is not None:
             k, v = (part.transpose(1, 2) for part in walk.cache.append(layer, k.transpose(1, 2), v.transpose(1, 2)))
-        elif walk.plan is not None and len(walk.plan.columns) > frames:
-            columns = walk.plan.columns
-            if self.joint:
-                columns = (columns[:, None] * sites + torch.arange(sites, device=columns.device)).flatten()
-            k, v = k[:, columns], v[:, columns]
+        elif walk.columns is not None:
+            k, v = k[:, walk.columns], v[:, walk.columns]
         if last:
             return None
         q = self._rows(attn.queries(x))

@@ -21,7 +21,7 @@ class DispatchedAttention:
             mask = mask[None, None]  # the dispatcher takes (N, Tk) for padding, which (Tq, Tk) is where Tq = N
         backend, parallel = self._attention_backend, self._parallel_config
         if q.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
-            # The CPU kernel's backward pass takes six times as long in bfloat16 as in float32.
+            # The CPU kernel's backward pass takes several times as long in bfloat16 as in float32.
             with torch.autocast("cpu", enabled=False):
                 return dispatch_attention_fn(q.float(), k.float(), v.float(), attn_mask=mask, backend=backend)
         return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend, parallel_config=parallel)

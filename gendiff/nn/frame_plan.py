@@ -6,6 +6,7 @@ A plan is data. The network follows it, with no knowledge of chunks or windows: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -87,10 +88,9 @@ def window_mask(
     past = key_frames <= query_frames[:, None]
     together = key_chunk == query_chunk[:, None]
     if mode == "frame_causal":
-        together &= past
+        together = past
     elif mode == "prefix_causal":
-        noisy = torch.zeros_like(query_frames, dtype=torch.bool) if noisy_from is None else query_frames >= noisy_from
-        together &= past | noisy[:, None]
+        together &= query_frames[:, None] >= (math.inf if noisy_from is None else noisy_from)
     oldest = edges[query_chunk] - (window - sinks)
     kept = (key_frames >= oldest[:, None]) | (key_frames < sinks)
     return (past | together) & kept

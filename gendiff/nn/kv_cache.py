@@ -82,11 +82,6 @@ class KVCache(ABC):
         """How many rows were appended before each row that may be read, in order (sinks, window, chunk)."""
         return [*range(self._sinks), *range(self._start, self._stops[0])]
 
-    def columns(self, new_rows: int = 0) -> list[int]:
-        """Positions of the rows that `append` of `new_rows` rows will return, in their order; -1 = an empty slot."""
-        _check_count("new_rows", new_rows, 0, self.capacity - self.length)
-        return [*range(self._sinks), *range(self._start, self._stops[0] + new_rows)]
-
     @property
     def next_position(self) -> int:
         """Position of the first row of the next pass."""
@@ -249,15 +244,22 @@ class RingKVCache(KVCache):
         super().__init__(num_layers, capacity)
         self.static = static
 
-    def columns(self, new_rows: int = 0) -> list[int]:
-        """Positions of the rows that `append` of `new_rows` rows will return, in their order; -1 = an empty slot."""
-        positions = super().columns(new_rows)
+    def columns(self, new_rows: int = 0, group: int = 1) -> list[int]:
+        """Positions of the rows that `append` of `new_rows` rows will return, in their order; -1 = an empty slot.
+
+        Args:
+            new_rows: rows to come.
+            group: count in groups of so many rows that are always appended and dropped together.
+        """
+        _check_count("new_rows", new_rows, 0, self.capacity - self.length)
+        sinks, start, stop = self._sinks // group, self._start // group, (self._stops[0] + new_rows) // group
+        positions = [*range(sinks), *range(start, stop)]
         if not self.static:
             return positions
-        slots, ring = [-1] * self.capacity, self.capacity - self._sinks
+        slots, ring = [-1] * (self.capacity // group), self.capacity // group - sinks
         for position in positions:
-            behind = position - self._sinks
-            slots[position if behind < 0 else self._sinks + behind % ring] = position
+            behind = position - sinks
+            slots[position if behind < 0 else sinks + behind % ring] = position
         return slots
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:

@@ -133,17 +133,10 @@ class VideoKVCache:
         held, first = self.num_frames, self.total_written
         if not 1 <= num_new <= self._frames - held:
             raise ValueError(f"num_new must be 1 .. {self._frames - held}, behind {held} frames kept, got {num_new}.")
-        sinks = min(self.sinks, held)
-        frames = torch.cat([torch.arange(sinks), torch.arange(first - held + sinks, first + num_new)])
-        ranks = torch.arange(len(frames))
-        queries, new = ranks[held:], frames[held:]
-        if self._static:
-            # Frames are counted here, not rows as in the ring: the slots of its rows are those of the frames, S apart.
-            behind = frames - self.sinks
-            slots = torch.where(behind < 0, frames, self.sinks + behind % (self._frames - self.sinks))
-            frames = torch.full((self._frames,), -1).index_copy(0, slots, frames)
-            ranks = torch.zeros(self._frames, dtype=torch.long).index_copy(0, slots, ranks)
+        frames = torch.tensor(self.temporal.columns(num_new * self.tokens, self.tokens))
+        queries, new = torch.arange(held, held + num_new), torch.arange(first, first + num_new)
         seen = frames >= 0
+        ranks = (seen & (frames < frames[:, None])).sum(dim=1)  # frames that are there and earlier
         mask = seen.expand(num_new, -1) if whole_chunk else seen & (frames <= new[:, None])
         # A mask that comes and goes would be two shapes for a compiler.
         needed = self._static or not mask.all()

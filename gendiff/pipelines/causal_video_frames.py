@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch import Tensor
 
@@ -160,9 +161,7 @@ def convert_frames(frames: Tensor, output_type: str) -> Any:
     arrays = frames.permute(0, 1, 3, 4, 2).cpu().float().numpy()
     if output_type == "np":
         return arrays
-    pixels = (arrays * 255).round().astype(np.uint8)
-    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    return [[Image.fromarray(frame) for frame in video] for video in pixels]
+    return [VaeImageProcessor.numpy_to_pil(video) for video in arrays]
 
 
 def _from_pil(name: str, given: Any, channels: int) -> Any:

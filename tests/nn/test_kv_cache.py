@@ -601,11 +601,11 @@ def test_static_ring_reads_without_a_copy():
     assert len(set(seen)) == 1
 
 
-@pytest.mark.parametrize("storage", STORAGES)
-def test_columns_need_room(storage):
-    cache = filled(storage)
+def test_columns_need_room():
+    cache = filled(RingKVCache)
     assert cache.columns() == cache.positions == [0, 1, 2, 3]
     assert cache.columns(2) == [0, 1, 2, 3, 4, 5]
+    assert cache.columns(2, group=2) == [0, 1, 2]
     with pytest.raises(ValueError, match=r"new_rows got 3, expected an integer 0 .. 2"):
         cache.columns(3)
 
