@@ -16,10 +16,10 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from gendiff.models.causal_video_block import CausalVideoBlock, Pass
+from gendiff.nn.causal_call import check_causal_call, frame_times
 from gendiff.nn.frame_plan import ATTENTION_MODES, FramePlan, prefix_plan
 from gendiff.nn.video_cache import VideoKVCache
 
-CACHE_MODES = ("none", "read", "write")
 POSITIONS = ("rope", "cyclic")
 LAYOUTS = ("factorized", "joint")
 
@@ -193,13 +193,10 @@ class CausalVideoTransformer3DModel(ModelMixin, ConfigMixin):
         """
         self._check_inputs(hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, class_labels)
         batch, _, frames = hidden_states.shape[:3]
-        self._check_call(frames, num_prefix_frames, frame_index, plan, kv_cache, cache_mode)
+        check_causal_call(frames, num_prefix_frames, frame_index, plan, kv_cache, cache_mode)
         device, dtype = hidden_states.device, hidden_states.dtype
         write, config = cache_mode == "write", self.config
-        times = timestep.expand(batch) if timestep.ndim == 0 else timestep
-        times = (times[:, None] if times.ndim == 1 else times).expand(batch, frames)
-        if num_prefix_frames:
-            times = torch.cat([torch.zeros_like(times[:, :num_prefix_frames]), times[:, num_prefix_frames:]], dim=1)
+        times = frame_times(timestep, batch, frames, num_prefix_frames)
         embedding = self._embed(times, class_labels, dtype)
         modulation = self.modulation(nn.functional.silu(embedding))
         if kv_cache is not None:
@@ -290,27 +287,6 @@ class CausalVideoTransformer3DModel(ModelMixin, ConfigMixin):
         if text_mask is not None and (text is None or text_mask.shape != text.shape[:2]):
             allowed = "None, without encoder_hidden_states" if text is None else str(tuple(text.shape[:2]))
             raise ValueError(f"encoder_attention_mask must be {allowed}, got shape {tuple(text_mask.shape)}.")
-
-    def _check_call(
-        self,
-        frames: int,
-        num_prefix_frames: int,
-        frame_index: Tensor | None,
-        plan: FramePlan | None,
-        kv_cache: VideoKVCache | None,
-        cache_mode: str,
-    ) -> None:
-        if cache_mode not in CACHE_MODES:
-            raise ValueError(f"cache_mode must be one of {', '.join(CACHE_MODES)}, got {cache_mode!r}.")
-        if (kv_cache is None) != (cache_mode == "none"):
-            raise ValueError(f"kv_cache and cache_mode must be given together, got cache_mode={cache_mode!r}.")
-        if not 0 <= num_prefix_frames <= (frames if kv_cache is None else 0):
-            allowed = f"0 .. {frames}" if kv_cache is None else "0 with a kv_cache, which holds the clean frames"
-            raise ValueError(f"num_prefix_frames must be {allowed}, got {num_prefix_frames}.")
-        if plan is not None and (kv_cache is not None or len(plan.query_positions) != frames):
-            raise ValueError(f"plan must be of {frames} frames, and without a kv_cache.")
-        if frame_index is not None and len(frame_index) != frames:
-            raise ValueError(f"frame_index must be ({frames},), got {tuple(frame_index.shape)}.")
 
 
 def _check_config(config: dict[str, Any]) -> None:

@@ -17,10 +17,9 @@ from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedd
 from torch import Tensor, nn
 
 from gendiff.models.causal_wan_block import CausalWanBlock, WanPass, WideLayerNorm, wide
+from gendiff.nn.causal_call import check_causal_call, frame_times
 from gendiff.nn.frame_plan import ATTENTION_MODES, FramePlan, prefix_plan
 from gendiff.nn.video_cache import VideoKVCache
-
-CACHE_MODES = ("none", "read", "write")
 
 
 class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
@@ -164,15 +163,11 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         Raises:
             ValueError: arguments that do not fit together.
         """
-        text = self._check_call(
-            hidden_states, encoder_hidden_states, class_labels, frame_index, plan, kv_cache, cache_mode
-        )
         batch, _, frames, height, width = hidden_states.shape
+        check_causal_call(frames, num_prefix_frames, frame_index, plan, kv_cache, cache_mode)
+        text = self._check_inputs(hidden_states, encoder_hidden_states, class_labels, kv_cache)
         dtype, write, mode = hidden_states.dtype, cache_mode == "write", self.config["attention_mode"]
-        times = timestep.expand(batch) if timestep.ndim == 0 else timestep
-        times = (times[:, None] if times.ndim == 1 else times).expand(batch, frames)
-        if num_prefix_frames:
-            times = torch.cat([torch.zeros_like(times[:, :num_prefix_frames]), times[:, num_prefix_frames:]], dim=1)
+        times = frame_times(timestep, batch, frames, num_prefix_frames)
         embedding, modulation, text, _ = self.condition_embedder(
             times.flatten(), text.to(dtype), timestep_seq_len=frames
         )
@@ -211,31 +206,16 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         patches = x.unflatten(3, (rows, columns, -1)).unflatten(2, grid)  # (B, T, H / ph, W / pw, ph, pw, C)
         return patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
-    def _check_call(
-        self,
-        hidden_states: Tensor,
-        text: Tensor | None,
-        class_labels: Tensor | None,
-        frame_index: Tensor | None,
-        plan: FramePlan | None,
-        kv_cache: VideoKVCache | None,
-        cache_mode: str,
+    def _check_inputs(
+        self, hidden_states: Tensor, text: Tensor | None, class_labels: Tensor | None, kv_cache: VideoKVCache | None
     ) -> Tensor:
         """The text, which there must be."""
-        _, channels, frames, height, width = hidden_states.shape
+        _, channels, _, height, width = hidden_states.shape
         config = self.config
-        if cache_mode not in CACHE_MODES:
-            raise ValueError(f"cache_mode must be one of {', '.join(CACHE_MODES)}, got {cache_mode!r}.")
-        if (kv_cache is None) != (cache_mode == "none"):
-            raise ValueError(f"kv_cache and cache_mode must be given together, got cache_mode={cache_mode!r}.")
         if kv_cache is not None and config["attention_mode"] == "full":
             raise ValueError("kv_cache cannot be used with attention_mode 'full': bidirectional attention has no past.")
         if class_labels is not None:
             raise ValueError("class_labels must be None: this network knows texts, not classes.")
-        if plan is not None and (kv_cache is not None or len(plan.query_positions) != frames):
-            raise ValueError(f"plan must be of {frames} frames, and without a kv_cache.")
-        if frame_index is not None and len(frame_index) != frames:
-            raise ValueError(f"frame_index must be ({frames},), got {tuple(frame_index.shape)}.")
         _, rows, columns = config["patch_size"]
         if channels != config["in_channels"] or height % rows or width % columns:
             raise ValueError(
