@@ -44,11 +44,21 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
     Raises:
         OSError: it cannot be written; an older file stays as it was.
     """
-    path, data = Path(path), content.encode() if isinstance(content, str) else content
+    with whole_file(Path(path)) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` once it is done; makes its folder.
+
+    Raises:
+        OSError: it cannot be written; an older file stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{LEFTOVER}{os.getpid()}-{path.name}")
     try:
-        partial.write_bytes(data)
+        yield partial
         _flush(partial)
         partial.replace(path)
     finally:

@@ -77,7 +77,7 @@ def run(order: Order, folder: VideoFiles, arguments: Mapping[str, Any]) -> str:
     with tqdm(total=order.num_frames, unit="frame") as bar:
         for chunk in _chunks(session, rest):
             frames += _pictures(chunk)
-            rows.append(_row(chunk))
+            rows.append(chunk.record())
             bar.update(rows[-1]["frames"])
     stats = _stats(session, rows)
     record = run_record("causal-video", arguments, stats, frames=len(frames), given=given)
@@ -103,7 +103,7 @@ def stream(order: Order, folder: VideoFiles, arguments: Mapping[str, Any], say: 
     with ended_by_signals() as ended:
         try:
             for chunk in _chunks(session, rest):
-                row = _row(chunk)
+                row = chunk.record()
                 folder.add(_pictures(chunk), row)
                 last = row["start"] + row["frames"] - 1
                 say(f"frames {row['start']}-{last}: {row['seconds']:.2f} s, cache {row['cache_bytes'] / 1e6:.1f} MB")
@@ -157,15 +157,6 @@ def _chunks(session: Any, rest: int | None) -> Iterator[Any]:
 
 def _pictures(chunk: Any) -> list[Image.Image]:
     return [to_pil(frame) for frame in chunk.frames[0]]
-
-
-def _row(chunk: Any) -> dict[str, Any]:
-    return {
-        "start": chunk.start,
-        "frames": chunk.frames.shape[1],
-        "seconds": chunk.seconds,
-        "cache_bytes": chunk.cache_bytes,
-    }
 
 
 def _stats(session: Any, rows: list[dict[str, Any]]) -> RunStats:

@@ -6,11 +6,9 @@ Memory does not grow with the length of a video: frames may come from a generato
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from PIL import Image, ImageChops
 from PIL.GifImagePlugin import getdata, getheader
 from torch import Tensor
 
-from gendiff.files import LEFTOVER
+from gendiff.files import whole_file
 
 from .pictures import to_pil
 
@@ -62,29 +60,21 @@ def gif_bytes(frames: Iterable[Tensor], fps: float = 8, scale: int = 1) -> bytes
     return b"".join(_gif(pictures(frames, scale), fps))
 
 
-def mp4_bytes(frames: Iterable[Tensor], fps: float = 8, scale: int = 1) -> bytes:
-    """Content of an MP4 (H.264, yuv420p) that browsers play. Odd sides get one more row or column, a copy of the last.
-
-    Arguments and errors as of `gif_bytes`, and:
-
-    Raises:
-        ImportError: PyAV is missing.
-    """
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "video.mp4"
-        _encode_mp4(path, pictures(frames, scale), fps)
-        return path.read_bytes()
-
-
 def write_gif(path: Path, frames: Iterable[Image.Image], fps: float) -> None:
     """Write pictures of one size as `gif_bytes` does; the file is there whole or not at all."""
-    with _whole(path) as partial, partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         file.writelines(_gif(frames, fps))
 
 
 def write_mp4(path: Path, frames: Iterable[Image.Image], fps: float) -> None:
-    """Write pictures of one size as `mp4_bytes` does; the file is there whole or not at all."""
-    with _whole(path) as partial:
+    """Write pictures of one size as an MP4 (H.264, yuv420p) that browsers play; it is there whole or not at all.
+
+    Odd sides get one more row or column, a copy of the last. Arguments and errors as of `gif_bytes`, and:
+
+    Raises:
+        ImportError: PyAV is missing.
+    """
+    with whole_file(path) as partial:
         _encode_mp4(partial, frames, fps)
 
 
@@ -167,14 +157,3 @@ def _pyav() -> Any:
     except ImportError as error:
         raise ImportError('MP4 needs the package "av": pip install "gendiff[video]".') from error
     return av
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A path to write to, whose file takes the place of `path` once it is done; else nothing of it remains."""
-    partial = path.with_name(f"{LEFTOVER}{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

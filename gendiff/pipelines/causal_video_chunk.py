@@ -38,6 +38,15 @@ class VideoChunk:
     flops: int
     cache_bytes: int
 
+    def record(self) -> dict[str, Any]:
+        """Where it stands in the video and what it cost, for logs."""
+        return {
+            "start": self.start,
+            "frames": self.latents.shape[1],
+            "seconds": self.seconds,
+            "cache_bytes": self.cache_bytes,
+        }
+
 
 @dataclass
 class CausalVideoPipelineOutput(BaseOutput):
@@ -73,14 +82,5 @@ def join_chunks(
         frames = torch.cat([latents, *(chunk.latents for chunk in chunks)], dim=1)
     else:
         frames = torch.cat([pictures, *(chunk.frames for chunk in chunks)], dim=1)
-    rows = [
-        {
-            "start": chunk.start,
-            "frames": chunk.latents.shape[1],
-            "seconds": chunk.seconds,
-            "cache_bytes": chunk.cache_bytes,
-        }
-        for chunk in chunks
-    ]
-    stats = replace(stats, plan={**stats.plan, "chunks": rows})
+    stats = replace(stats, plan={**stats.plan, "chunks": [chunk.record() for chunk in chunks]})
     return CausalVideoPipelineOutput(convert_frames(frames, output_type), stats)

@@ -21,7 +21,7 @@ from gendiff.app.gallery import build_gallery
 from gendiff.app.interruption import ended_by_signals
 from gendiff.app.line_chart import line_chart
 from gendiff.app.section import Settings
-from gendiff.app.video_files import gif_bytes, mp4_bytes, pictures, write_gif, write_mp4
+from gendiff.app.video_files import gif_bytes, pictures, write_gif, write_mp4
 from gendiff.app.video_inputs import fitted, read_picture, read_video
 from gendiff.data.bouncing_balls import BouncingBalls
 from gendiff.errors import InvalidInputError
@@ -71,9 +71,10 @@ def test_a_gif_of_few_colours_is_exact():
     assert (frames == video.permute(0, 2, 3, 1).numpy()).all()
 
 
-def test_an_mp4_shows_every_frame_with_even_sides():
+def test_an_mp4_shows_every_frame_with_even_sides(tmp_path):
     levels = torch.linspace(0, 1, 6)[:, None, None, None].expand(6, 1, 9, 7)
-    frames = decoded(mp4_bytes(levels, fps=12.5))
+    write_mp4(tmp_path / "a.mp4", pictures(levels), fps=12.5)
+    frames = decoded((tmp_path / "a.mp4").read_bytes())
     assert frames.shape == (6, 10, 8, 3)
     assert np.abs(frames - 255 * levels.numpy()[:, 0, :1, :1, None]).max() < 4
 
@@ -92,24 +93,24 @@ def test_files_are_whole_or_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("fps", [0, -1, 51, float("nan"), True])
-def test_bad_rates(fps):
-    for make in (gif_bytes, mp4_bytes):
+def test_bad_rates(fps, tmp_path):
+    for write in (write_gif, write_mp4):
         with pytest.raises(ValueError, match="fps must be a number above 0 and up to 50"):
-            make(noise(2, 1, 8, 8), fps)
+            write(tmp_path / "a", pictures(noise(2, 1, 8, 8)), fps)
 
 
-def test_no_frames_or_of_two_sizes():
-    for make in (gif_bytes, mp4_bytes):
+def test_no_frames_or_of_two_sizes(tmp_path):
+    for write in (write_gif, write_mp4):
         with pytest.raises(ValueError, match="frames must not be empty"):
-            make([])
+            write(tmp_path / "a", [], 8)
         with pytest.raises(ValueError, match="one size and mode: frame 1"):
-            make([noise(1, 8, 8), noise(1, 8, 10)])
+            write(tmp_path / "a", pictures([noise(1, 8, 8), noise(1, 8, 10)]), 8)
 
 
-def test_without_pyav_the_extra_is_named(monkeypatch):
+def test_without_pyav_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"gendiff\[video\]"):
-        mp4_bytes(noise(2, 1, 8, 8))
+        write_mp4(tmp_path / "a.mp4", pictures(noise(2, 1, 8, 8)), 8)
 
 
 def test_videos_are_read_from_all_kinds_of_files(tmp_path):
@@ -122,7 +123,7 @@ def test_videos_are_read_from_all_kinds_of_files(tmp_path):
     for name in ("frames", "clip.gif", "clip.npy"):
         frames = read_video(tmp_path / name)
         assert (np.stack([np.asarray(frame.convert("L")) for frame in frames]) == video[:, 0].numpy()).all()
-    (tmp_path / "clip.mp4").write_bytes(mp4_bytes(video, scale=4))
+    write_mp4(tmp_path / "clip.mp4", pictures(video, scale=4), 8)
     assert [frame.size for frame in read_video(tmp_path / "clip.mp4")] == [(40, 32)] * 3
     (fit,) = fitted(read_video(tmp_path / "clip.mp4")[:1], (1, 8, 8))
     assert fit.size == (8, 8) and fit.mode == "L"
