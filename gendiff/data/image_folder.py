@@ -93,9 +93,10 @@ def _read(path: Path, size: int, resize: str, channels: int) -> np.ndarray:
     """One image, (channels, size, size) uint8."""
     try:
         # A decompression bomb is only a warning of Pillow's up to twice its limit.
-        with warnings.catch_warnings(), Image.open(path) as opened:
+        with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            pixels = to_rgb(from_pil(ImageOps.exif_transpose(opened)))
+            with Image.open(path) as opened:
+                pixels = to_rgb(from_pil(ImageOps.exif_transpose(opened)))
     except (*BROKEN, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InvalidInputError(f"{path} cannot be read: {error}") from error
     picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

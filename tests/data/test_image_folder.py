@@ -112,3 +112,10 @@ def test_bad_arguments(root):
         load_dataset("image-folder", root=root / "nothing")
     with pytest.raises(FileNotFoundError, match=r"no folder in .* holds an image"):
         load_dataset("image-folder", "all", root=root / "train" / "empty")
+
+
+def test_a_picture_too_large_to_decode_is_named(root, monkeypatch):
+    # Up to twice its limit Pillow only warns, as it opens the file.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(InvalidInputError, match=r"a\.PNG cannot be read: Image size \(64 pixels\) exceeds limit"):
+        load_dataset("image-folder", root=root, size=8)
