@@ -114,6 +114,7 @@ def test_bad_arguments(root):
         load_dataset("image-folder", "all", root=root / "train" / "empty")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # outside of tests no warning is an error
 def test_a_picture_too_large_to_decode_is_named(root, monkeypatch):
     # Up to twice its limit Pillow only warns, as it opens the file.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
