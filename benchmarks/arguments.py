@@ -6,9 +6,18 @@ import argparse
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+
+def run_or_explain(run: Callable[[argparse.Namespace], Any], args: argparse.Namespace, parser: Any) -> Any:
+    """`run(args)`; what the person who typed them can mend is told in a line, with exit code 2."""
+    try:
+        return run(args)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
 
 
 def natural(text: str) -> int:

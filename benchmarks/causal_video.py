@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arguments import add_machine_options, positive, say, set_threads
+from arguments import add_machine_options, positive, run_or_explain, say, set_threads
 from calibration import DTYPES, calibrate, gemm_rate, resolve_dtype
 from causal_video_bars import figures
 from causal_video_cases import timed_cases
@@ -51,10 +51,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         for name, value in QUICK.items():
             if getattr(args, name) == parser.get_default(name):
                 setattr(args, name, value)
-    try:
-        return run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    return run_or_explain(run, args, parser)
 
 
 def run(args: argparse.Namespace) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arguments import device, natural, positive, say, set_threads
+from arguments import device, natural, positive, run_or_explain, say, set_threads
 from causal_video_cost import Sizes, rollout_flops
 from causal_video_quality_rows import (
     Plan,
@@ -58,10 +58,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Run the benchmark; the path of the result file."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    try:
-        return run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    return run_or_explain(run, args, parser)
 
 
 def run(args: argparse.Namespace) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from arguments import run_or_explain
 from classifiers_table import result_table
 from provenance import checkpoint_sha256, command_line, environment, git_state, now
 from report import write_result
@@ -36,10 +37,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "classifiers.json")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     args = parser.parse_args(argv)
-    try:
-        return run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    return run_or_explain(run, args, parser)
 
 
 def run(args: argparse.Namespace) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import run_or_explain
 from counterfactual_figure import draw_examples, store_examples
 from counterfactual_questions import Exam, Examiner
 from counterfactual_rows import MODEL_ROWS, REFERENCE_ROWS, Row, Student, sit_model_row, sit_reference_row
@@ -38,10 +39,7 @@ def main(argv: list[str] | None = None) -> Path:
     args = parser.parse_args(argv)
     args.model = args.model or f"counterfactual-{args.dataset}"
     args.output = args.output or Path(__file__).parent / "results" / f"counterfactual-{args.dataset}.json"
-    try:
-        return run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    return run_or_explain(run, args, parser)
 
 
 def run(args: argparse.Namespace) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arguments import device, growing, natural, positive, say
+from arguments import device, growing, natural, positive, run_or_explain, say
 from calibration import DTYPES
 from calls import Work, load, option
 from fid_report import plot_against_calls, plot_against_images, quality_markdown
@@ -73,10 +73,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Run the benchmark; the path of the result file."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    try:
-        return run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    return run_or_explain(run, args, parser)
 
 
 def run(args: argparse.Namespace) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from arguments import natural, positive, say, set_threads
+from arguments import natural, positive, run_or_explain, say, set_threads
 from noise import NOISY_BELOW, load
 from provenance import command_line, environment, git_state, now
 from report import environment_line, markdown_table, write_result
@@ -235,10 +235,7 @@ def main(argv: list[str] | None = None) -> Path:
     args = parser.parse_args(argv)
     if args.num <= args.dim:
         parser.error(f"--num must be above --dim {args.dim}, got {args.num}: below, the peers lose half their digits.")
-    try:
-        return run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    return run_or_explain(run, args, parser)
 
 
 def share(text: str) -> float:

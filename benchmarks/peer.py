@@ -18,7 +18,7 @@ from typing import Any
 
 import diffusers
 import torch
-from arguments import add_machine_options, growing, positive, say, set_threads
+from arguments import add_machine_options, growing, positive, run_or_explain, say, set_threads
 from calibration import DTYPES, calibrate
 from calls import Work, load, make_call
 from diffusers import DDIMPipeline, DDIMScheduler
@@ -45,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Run the benchmark; the path of the result file."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    try:
-        return run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    return run_or_explain(run, args, parser)
 
 
 def run(args: argparse.Namespace) -> Path:
