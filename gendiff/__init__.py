@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from gendiff.pipelines.causal_video import CausalVideoPipeline
     from gendiff.pipelines.counterfactual import CounterfactualPipeline
     from gendiff.pipelines.image_generation import ImageGenerationPipeline
+    from gendiff.pipelines.next_frequency import NextFrequencyPipeline
     from gendiff.samplers.guidance import guided
     from gendiff.samplers.inversion import EDICTInverseScheduler, EDICTScheduler, FixedPointInverseScheduler
     from gendiff.samplers.loop import Step, sample
+    from gendiff.samplers.next_frequency import NextFrequencyScheduler
 
     __version__: str
 
@@ -33,6 +35,8 @@ __all__ = [
     "GraphError",
     "ImageGenerationPipeline",
     "InterventionError",
+    "NextFrequencyPipeline",
+    "NextFrequencyScheduler",
     "Step",
     "Variable",
     "__version__",
@@ -51,9 +55,11 @@ _MODULES = {
     "gendiff.pipelines.causal_video": ("CausalVideoPipeline",),
     "gendiff.pipelines.counterfactual": ("CounterfactualPipeline",),
     "gendiff.pipelines.image_generation": ("ImageGenerationPipeline",),
+    "gendiff.pipelines.next_frequency": ("NextFrequencyPipeline",),
     "gendiff.samplers.guidance": ("guided",),
     "gendiff.samplers.inversion": ("EDICTInverseScheduler", "EDICTScheduler", "FixedPointInverseScheduler"),
     "gendiff.samplers.loop": ("Step", "sample"),
+    "gendiff.samplers.next_frequency": ("NextFrequencyScheduler",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -16,15 +16,15 @@ class DispatchedAttention:
     _attention_backend: Any = None
     _parallel_config: Any = None
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
         if mask is not None and mask.ndim == 2:
             mask = mask[None, None]  # the dispatcher takes (N, Tk) for padding, which (Tq, Tk) is where Tq = N
         backend, parallel = self._attention_backend, self._parallel_config
         if q.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
             # The CPU kernel's backward pass takes several times as long in bfloat16 as in float32.
             with torch.autocast("cpu", enabled=False):
-                return dispatch_attention_fn(q.float(), k.float(), v.float(), attn_mask=mask, backend=backend)
-        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend, parallel_config=parallel)
+                return dispatch_attention_fn(q.float(), k.float(), v.float(), mask, scale=scale, backend=backend)
+        return dispatch_attention_fn(q, k, v, mask, scale=scale, backend=backend, parallel_config=parallel)
 
 
 class MultiHeadAttention(nn.Module, AttentionModuleMixin):

@@ -53,6 +53,11 @@ TASKS: dict[str, Task] = {
         checkpoint="ddpm-fashion",
         summary="Images by class from a plain diffusion model, the baseline of every comparison.",
     ),
+    "next-frequency": Task(
+        pipeline="gendiff.pipelines.next_frequency.NextFrequencyPipeline",
+        checkpoint="next-frequency-fashion",
+        summary="Images in a few steps, coarse to fine, each step one frequency band or one scale.",
+    ),
 }
 
 

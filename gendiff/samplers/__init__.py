@@ -3,7 +3,7 @@
 Schedulers live in modules of their own, e.g. `gendiff.samplers.inversion`, whose paths saved pipelines record.
 """
 
-from gendiff.samplers.guidance import guided, interval, ramp
+from gendiff.samplers.guidance import guided, guided_jointly, interval, ramp
 from gendiff.samplers.loop import Predictor, State, Step, sample
 
-__all__ = ["Predictor", "State", "Step", "guided", "interval", "ramp", "sample"]
+__all__ = ["Predictor", "State", "Step", "guided", "guided_jointly", "interval", "ramp", "sample"]

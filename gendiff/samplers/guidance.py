@@ -37,12 +37,30 @@ def guided(positive: Predictor, negative: Predictor, scale: float | Schedule = 1
         _check("scale", scale)
 
     def predict(state: State, step: Step) -> Tensor:
-        weight = scale(step) if callable(scale) else scale
-        _check(f"scale at step {step.index + 1} of {step.count}", weight)
+        weight = _weight(scale, step)
         if weight == 1:
             return positive(state, step)
         base = negative(state, step)
         return base if weight == 0 else base + weight * (positive(state, step) - base)
+
+    return predict
+
+
+def guided_jointly(both: Predictor, scale: float | Schedule = 1.0) -> Predictor:
+    """As `guided`, for a network that makes both predictions in one call, stacked (positive, negative) on axis 0.
+
+    It is called so at every step, also where the strength is 1: a network with a cache must go on writing both.
+
+    Raises:
+        ValueError: as `guided`.
+    """
+    if not callable(scale):
+        _check("scale", scale)
+
+    def predict(state: State, step: Step) -> Tensor:
+        weight = _weight(scale, step)
+        positive, negative = both(state, step).chunk(2)
+        return positive if weight == 1 else negative + weight * (positive - negative)
 
     return predict
 
@@ -67,6 +85,12 @@ def ramp(start: float, stop: float, shape: Literal["linear", "cosine"] = "linear
         raise ValueError(f"shape must be one of {', '.join(curves)}, got {shape!r}.")
     curve = curves[shape]
     return lambda step: start + (stop - start) * curve(step.index / max(step.count - 1, 1))
+
+
+def _weight(scale: float | Schedule, step: Step) -> float:
+    weight = scale(step) if callable(scale) else scale
+    _check(f"scale at step {step.index + 1} of {step.count}", weight)
+    return weight
 
 
 def _check(name: str, value: float) -> None:

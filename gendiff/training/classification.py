@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 
 from gendiff.errors import InvalidInputError
 from gendiff.models.image_classifier import ImageClassifier
 
+from .image_draws import flipped, shifted
 from .methods import Method
 from .recipe import check_arguments
 
@@ -78,23 +79,6 @@ def objective(
         "cross_entropy": cross_entropy(logits, labels, label_smoothing=label_smoothing),
         "accuracy": (logits.detach().argmax(dim=1) == labels).float().mean(),
     }
-
-
-def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Each image (B, C, S, S) moved by -most .. most pixels along both sides; the border is repeated outwards."""
-    count, _, height, width = images.shape
-    down, right = torch.randint(2 * most + 1, (2, count), generator=generator).to(images.device)
-    rows = (torch.arange(height, device=images.device) + down[:, None])[:, :, None]
-    columns = (torch.arange(width, device=images.device) + right[:, None])[:, None, :]
-    index = torch.arange(count, device=images.device)[:, None, None]
-    # Indices split by a slice put the channels last.
-    return pad(images, (most,) * 4, mode="replicate")[index, :, rows, columns].permute(0, 3, 1, 2)
-
-
-def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, C, S, S), each mirrored left to right with probability 1/2."""
-    mirrored = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 def build(models: Mapping[str, Mapping[str, Any]], dataset: Any) -> BareClassifier:

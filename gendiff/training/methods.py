@@ -34,7 +34,9 @@ _METHODS: dict[str, Method | str] = {
     "causal-video": "gendiff.training.causal_video:METHOD",
     "classification": "gendiff.training.classification:METHOD",
     "counterfactual": "gendiff.training.counterfactual:METHOD",
+    "frequency-tokenizer": "gendiff.training.frequency_vq:METHOD",
     "image-generation": "gendiff.training.image_generation:METHOD",
+    "next-frequency": "gendiff.training.next_frequency:METHOD",
 }
 
 
