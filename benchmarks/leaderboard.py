@@ -49,6 +49,10 @@ VARIANTS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("dpm-solver++-20", {"scheduler": "dpm-solver++", "num_inference_steps": 20}),
         ("dpm-solver++-10", {"scheduler": "dpm-solver++", "num_inference_steps": 10}),
     ],
+    "NextFrequencyPipeline": [
+        ("guidance-1", {"guidance_scale": 1.0}),
+        ("guidance-2.5", {"guidance_scale": 2.5}),
+    ],
 }
 """Class of a pipeline -> name and arguments of each way to run it. A new method adds its line."""
 TIMED_BATCH = 16
@@ -164,11 +168,11 @@ def model_row(
     options: argparse.Namespace, name: str, arguments: dict[str, Any], seed: int, calibration: Mapping[str, float]
 ) -> dict[str, Any]:
     """Images of a checkpoint, as many of each class, scored once by each network; and what they cost."""
-    call = dict(arguments)
-    work = Work(model=name, steps=call.get("num_inference_steps"), device=options.device)
+    call = {key: value for key, value in arguments.items() if key != "scheduler"}
+    work = Work(model=name, device=options.device, options=call)
     pipe = load(work)
-    if "scheduler" in call:
-        pipe.scheduler = solver(call.pop("scheduler"), pipe.scheduler)
+    if "scheduler" in arguments:
+        pipe.scheduler = solver(arguments["scheduler"], pipe.scheduler)
     source = PipelineSource(
         pipe,
         options.num,

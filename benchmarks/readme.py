@@ -21,6 +21,8 @@ import causal_video_quality_tables
 import causal_video_tables
 import classifiers_table
 import leaderboard_tables
+import next_frequency_quality_tables
+import next_frequency_tables
 import sensitivity_table
 from counterfactual_tables import bar_table, bars
 from report import environment_line, read_result
@@ -37,6 +39,8 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "causal-video-quality": causal_video_quality_tables.result_table,
     "classifiers": classifiers_table.result_table,
     "leaderboard": leaderboard_tables.result_table,
+    "next-frequency": next_frequency_tables.result_table,
+    "next-frequency-quality": next_frequency_quality_tables.result_table,
     "sensitivity": sensitivity_table.result_table,
     "counterfactual": lambda result: bar_table(bars(result)),
 }

@@ -23,5 +23,9 @@ class UnsafeFileError(GendiffError, ValueError):
     """A file could run code when it is read, a pickle for one; it was not read."""
 
 
+class NotFiniteError(GendiffError, FloatingPointError, RuntimeError):
+    """A network's output stopped being finite; the message says where, and in which precision."""
+
+
 class MetricWarning(UserWarning):
     """A number was computed, under conditions that make it hard to trust."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import: a test that would download must fail at once
@@ -18,11 +18,15 @@ from gendiff.causal.graph import CausalGraph, Variable
 from gendiff.models.causal_encoder import CausalEncoder
 from gendiff.models.causal_mechanisms import CausalMechanisms
 from gendiff.models.causal_video import CausalVideoTransformer3DModel
+from gendiff.models.frequency_vq import FrequencyVQModel
 from gendiff.models.latent_projection import LatentProjection
+from gendiff.models.next_frequency import NextFrequencyTransformer2DModel
 from gendiff.models.patch_unet import PatchUNet2DModel
 from gendiff.pipelines.causal_video import CausalVideoPipeline
 from gendiff.pipelines.counterfactual import CounterfactualPipeline
 from gendiff.pipelines.image_generation import ImageGenerationPipeline
+from gendiff.pipelines.next_frequency import NextFrequencyPipeline
+from gendiff.samplers.next_frequency import NextFrequencyScheduler
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()
@@ -149,6 +153,43 @@ def make_video_pipeline(
     return pipe
 
 
+def make_next_frequency_pipeline(
+    names: Sequence[str] = ("one", "two", "three"),
+    side: int = 16,
+    stages: Sequence[int] = (1, 2, 3, 4),
+    channels: int = 1,
+    band_spacing: str | Sequence[float] = "area",
+    dtype: torch.dtype = torch.float32,
+    tokenizer: Mapping[str, Any] | None = None,
+    **transformer_settings: Any,
+) -> NextFrequencyPipeline:
+    torch.manual_seed(0)
+    settings = {
+        "latent_channels": 8,
+        "codebook_size": 32,
+        "block_out_channels": WIDTHS,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        **(tokenizer or {}),
+    }
+    vqvae = FrequencyVQModel(side, channels, stages, band_spacing=band_spacing, **settings)
+    sizes = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16, **transformer_settings}
+    transformer = NextFrequencyTransformer2DModel(
+        stages, settings["latent_channels"], settings["codebook_size"], len(names), **sizes
+    )
+    # Gates and head start near zero and would let any test of a network pass.
+    modulations = [transformer.adaln, *(block.adaln for block in transformer.blocks), transformer.head_adaln]
+    for layer in [*modulations, transformer.head]:
+        if layer is not None:
+            layer.weight.data.normal_(0, 0.3)
+    randomise_zeros(transformer)
+    for model in (vqvae, transformer):
+        torch.nn.Module.to(model.eval(), dtype)  # diffusers' own warns of nothing
+    pipe = NextFrequencyPipeline(vqvae, transformer, NextFrequencyScheduler(stages), class_names=names)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @pytest.fixture
 def tiny_graph() -> Callable[..., CausalGraph]:
     return make_graph
@@ -182,3 +223,10 @@ def tiny_video_transformer() -> Callable[..., CausalVideoTransformer3DModel]:
 def tiny_video_pipeline() -> Callable[..., CausalVideoPipeline]:
     """`tiny_video_pipeline(scheduler=None, dtype, components=None, **settings)`, else as `tiny_video_transformer`."""
     return make_video_pipeline
+
+
+@pytest.fixture
+def tiny_next_frequency_pipeline() -> Callable[..., NextFrequencyPipeline]:
+    """`tiny_next_frequency_pipeline(names, side=16, stages, channels=1, band_spacing="area", dtype, tokenizer=None,
+    **transformer)`: 4 px a token of the last stage, C = 8, V = 32, no zero weights, eval mode."""
+    return make_next_frequency_pipeline

@@ -46,6 +46,21 @@ def training_examples(model: str | os.PathLike[str]) -> Tensor:
     return load_dataset(name, **arguments).images.float() / 255
 
 
+def unseen_examples(model: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
+    """Images (N, C, S, S) in [0, 1] of a checkpoint's test split, and their classes (N,) int64.
+
+    Of data that ships in part, the part; None where the data is unknown, has no classes, or is not on this machine.
+    """
+    try:
+        part = SHIPPED_PART.get(_data(model)[0])
+        dataset = checkpoint_dataset(model) if part is None else load_dataset(part, split="test")
+    except (ValueError, FileNotFoundError):
+        return None
+    if not hasattr(dataset, "classes"):
+        return None
+    return dataset.images.float() / 255, dataset.labels
+
+
 def _data(model: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
     """Name and arguments of the data in a checkpoint's recipe."""
     folder = Path(model if os.path.isdir(model) else GendiffPipeline.download(model))

@@ -13,7 +13,7 @@ from string import Template
 import gendiff
 from gendiff.pipelines.registry import Checkpoint, builtin_checkpoints
 
-from . import causal_video_section, counterfactual_section, image_generation_section
+from . import causal_video_section, counterfactual_section, image_generation_section, next_frequency_section
 from .output_folder import output_folder, write_files
 from .section import Chapter, Section, Settings
 
@@ -22,6 +22,7 @@ CHAPTERS: dict[str, Chapter] = {
     "counterfactual": counterfactual_section.CHAPTER,
     "image-generation": image_generation_section.CHAPTER,
     "causal-video": causal_video_section.CHAPTER,
+    "next-frequency": next_frequency_section.CHAPTER,
 }
 
 

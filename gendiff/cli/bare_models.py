@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-TASKS_BY_CLASS = {"ImageClassifier": "classification"}
+TASKS_BY_CLASS = {"FrequencyVQModel": "frequency-tokenizer", "ImageClassifier": "classification"}
 """Class of a bare model -> the training task that makes it."""
 
 

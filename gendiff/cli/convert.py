@@ -34,3 +34,28 @@ def convert_self_forcing(
         f"{destination}: {type(model).__name__}, {config['num_layers']} blocks, {config['num_attention_heads']} heads "
         f"of {config['attention_head_dim']}, {model.num_parameters():,} parameters"
     )
+
+
+@app.command("var")
+def convert_var(
+    vae: Annotated[Path, typer.Option(help="The tokenizer: a .pt, .pth or .safetensors file on this machine.")],
+    transformer: Annotated[Path, typer.Option(help="The transformer, likewise; or the same file of a training run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist or be empty.")],
+    class_names: Annotated[
+        Path | None, typer.Option(help="Text file with the name of each class on its own line; default: numbers.")
+    ] = None,
+) -> None:
+    """Convert a tokenizer and a transformer of VAR (next-scale prediction) to a pipeline.
+
+    Names, shapes and dropped buffers are checked. The weights keep their own licence.
+    """
+    from gendiff.convert.var import convert
+
+    names = class_names.read_text(encoding="utf-8").splitlines() if class_names else []
+    pipe = convert(vae, transformer, out, [name.strip() for name in names])
+    config, sizes = pipe.transformer.config, [pipe.transformer.num_parameters(), pipe.vqvae.num_parameters()]
+    typer.echo(
+        f"{out}: {type(pipe).__name__}, {config['num_layers']} blocks, {config['num_attention_heads']} heads of "
+        f"{config['attention_head_dim']}, {pipe.num_classes} classes, {pipe.num_stages} stages, "
+        f"{pipe.sample_shape[-1]} px, {sizes[0]:,} + {sizes[1]:,} parameters"
+    )

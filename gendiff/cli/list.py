@@ -70,7 +70,7 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Any:
 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in rows[0]:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "name")  # names are there to be copied
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     return table

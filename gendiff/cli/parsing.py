@@ -38,6 +38,18 @@ def parse_sweep(text: str) -> tuple[str, list[float]]:
     return name, [start + (stop - start) * i / (int(count) - 1) for i in range(int(count))]
 
 
+def parse_numbers(option: str, text: str, words: str) -> list[float]:
+    """`"1,1.5,2"` as numbers; `words` are what else the option takes, for the message.
+
+    Raises:
+        ValueError: not numbers with commas between them.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} must be one of {words}, or numbers as 1,1.5,2, got {text!r}.") from None
+
+
 def _number(option: str, text: str, number: str) -> float:
     try:
         return float(number)

@@ -17,19 +17,16 @@ Licences of what is out there, which the converted weights keep (look at each be
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from gendiff.errors import InvalidInputError, UnsafeFileError
+from gendiff.convert.tensor_files import check_destination, read_tensors, shown
+from gendiff.errors import InvalidInputError
 from gendiff.files import written_whole
 from gendiff.models.causal_wan import CausalWanTransformer3DModel
 
@@ -87,7 +84,7 @@ def convert_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if unexpected:
         hint = " It is of an image-to-video model; only text-to-video ones are supported."
         is_image = any(IMAGE_NAMES.search(name) for name in unexpected)
-        raise InvalidInputError(f"unexpected keys: {_shown(unexpected)}.{hint if is_image else ''}")
+        raise InvalidInputError(f"unexpected keys: {shown(unexpected)}.{hint if is_image else ''}")
     return converted
 
 
@@ -135,16 +132,16 @@ def build_model(weights: Mapping[str, Tensor], chunk_size: int = 3) -> CausalWan
         model = CausalWanTransformer3DModel(**config, chunk_size=chunk_size, context_frames=max(21 - chunk_size, 1))
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if missing := [name for name in expected if name not in weights]:
-        raise InvalidInputError(f"missing keys (by diffusers' names): {_shown(missing)}.")
+        raise InvalidInputError(f"missing keys (by diffusers' names): {shown(missing)}.")
     if unexpected := [name for name in weights if name not in expected]:
-        raise InvalidInputError(f"unexpected keys (by diffusers' names): {_shown(unexpected)}.")
+        raise InvalidInputError(f"unexpected keys (by diffusers' names): {shown(unexpected)}.")
     wrong = [
         f"{name} {tuple(weights[name].shape)}, expected {shape}"
         for name, shape in expected.items()
         if tuple(weights[name].shape) != shape
     ]
     if wrong:
-        raise InvalidInputError(f"shapes that do not fit: {_shown(wrong, '; ')}.")
+        raise InvalidInputError(f"shapes that do not fit: {shown(wrong, '; ')}.")
     model.load_state_dict({name: value.contiguous() for name, value in weights.items()}, assign=True)
     return model.eval()
 
@@ -176,35 +173,14 @@ def convert(
     source, destination = Path(source), Path(destination)
     if not source.is_file():
         raise FileNotFoundError(f"source: no file {source}.")
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise FileExistsError(f"destination {destination} exists already; remove it or choose another folder.")
+    check_destination(destination)
     try:
-        model = build_model(convert_state_dict(_select(_read(source), key)), chunk_size)
+        model = build_model(convert_state_dict(_select(read_tensors(source), key)), chunk_size)
     except InvalidInputError as error:
         raise InvalidInputError(f"{source}: {error}") from error
     with written_whole(destination) as folder:
         model.save_pretrained(folder)
     return model
-
-
-def _read(source: Path) -> Mapping[str, Any]:
-    if source.suffix == ".safetensors":
-        try:
-            return load_file(source)
-        except SafetensorError as error:
-            raise InvalidInputError(f"not a whole safetensors file: {error}") from error
-    if source.suffix not in (".pt", ".pth"):
-        raise InvalidInputError(f"expected a .pt, .pth or .safetensors file, got {source.suffix or 'no ending'}.")
-    try:
-        # Mapped, not read: such files hold up to three networks.
-        content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
-    except pickle.UnpicklingError as error:
-        raise UnsafeFileError(f"{source}: cannot be read as plain tensors, so it was not read.") from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise InvalidInputError(f"not a whole torch file: {error}") from error
-    if not isinstance(content, Mapping):
-        raise InvalidInputError(f"expected a dict of networks or of tensors, got {type(content).__name__}.")
-    return content
 
 
 def _select(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -217,7 +193,7 @@ def _select(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     nested = [name for name, value in content.items() if isinstance(value, Mapping)]
     flat = {name.split(".")[0] for name in content if name.startswith(("generator", "critic"))}
     if networks := nested or sorted(flat):
-        raise InvalidInputError(f"no key {key!r}; it has {_shown(networks)}.")
+        raise InvalidInputError(f"no key {key!r}; it has {shown(networks)}.")
     return content
 
 
@@ -251,9 +227,3 @@ def _shape(weights: Mapping[str, Tensor], name: str, dims: int) -> tuple[int, ..
     if len(shape) != dims:
         raise InvalidInputError(f"{name} must have {dims} dimensions, got shape {shape}.")
     return shape
-
-
-def _shown(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return separator.join(names[:most]) + more

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -18,7 +19,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gendiff.nn.bands import band_masks, band_radii, coefficient_counts, lowpasses
+from gendiff.nn.bands import band_maps, band_radii, coefficient_counts, lowpasses
 from gendiff.nn.residual_quantizer import QuantizedStages, ResidualQuantizer, smoother_of_stages
 from gendiff.nn.stages import check_stages
 
@@ -100,6 +101,8 @@ class FrequencyVQModel(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    no_weight_decay: ClassVar[tuple[str, ...]] = ("codebook",)
+    """What a training that decays matrices alone leaves as it is: codes are places, not weights."""
 
     @register_to_config
     def __init__(
@@ -127,6 +130,10 @@ class FrequencyVQModel(ModelMixin, ConfigMixin):
         if sample_size % self.stride:
             raise ValueError(f"sample_size must be a multiple of the stride {self.stride}, got {sample_size}.")
         stages = check_stages(stages, sample_size // self.stride)
+        if num_phi < 1:
+            raise ValueError(f"num_phi must be from 1 to {len(stages)}, got {num_phi}; phi_ratio=0 has none.")
+        if not 0 <= phi_ratio <= 1:
+            raise ValueError(f"phi_ratio must be from 0 (no convolutions) to 1, got {phi_ratio}.")
         num_phi = min(num_phi, len(stages))
         if phi_index is None:
             phi_index = smoother_of_stages(len(stages), num_phi)
@@ -209,17 +216,19 @@ class FrequencyVQModel(ModelMixin, ConfigMixin):
         """What the transformer reads for stages 1 .. k, given tokens of stages 0 .. k - 1: (B, n_1 + .. + n_k, C).
 
         Tokens of the last stage, if given, are read by nobody and may be left out.
+
+        Raises:
+            ValueError: as in `decode`; or tokens of a model of one stage, whose transformer reads nothing.
         """
+        self.check_tokens(tokens)
+        if len(self.stages) == 1:
+            raise ValueError("tokens of a model of one stage are read by nobody.")
         sums = self.quantizer.sums(list(tokens)[: len(self.stages) - 1])
         return torch.cat([self.quantizer.next_input(total, k + 1) for k, total in enumerate(sums)], dim=1)
 
     def bands(self, f: Tensor) -> list[Tensor]:
         """The bands f_k of a map (B, C, N, N), float32 or float64; they add up to it. One band, all, for "none"."""
-        if self.radii is None:
-            return [f]
-        masks = band_masks(self.radii, f.shape[-1]).to(f.device)
-        spectrum = torch.fft.rfft2(f) * masks[:, None, None]
-        return list(torch.fft.irfft2(spectrum, s=tuple(f.shape[-2:])))
+        return band_maps(f, self.radii)
 
     def band_report(self) -> BandReport:
         """Radii, number of coefficients and empty bands."""
@@ -254,18 +263,19 @@ class FrequencyVQModel(ModelMixin, ConfigMixin):
         """Raise ValueError unless `tokens` are those of the first stages: count, shape and range."""
         if not 1 <= len(tokens) <= len(self.stages):
             raise ValueError(f"tokens must be of 1 to {len(self.stages)} stages, got {len(tokens)}.")
-        size = self.config["codebook_size"]
-        for stage, (codes, side) in enumerate(zip(tokens, self.stages, strict=False)):
-            expected = (len(tokens[0]), side**2)
-            if codes.dtype != torch.int64 or tuple(codes.shape) != expected:
-                raise ValueError(
-                    f"tokens of stage {stage} must be int64 {expected}, got {codes.dtype} {tuple(codes.shape)}."
-                )
-            if codes.min() < 0 or codes.max() >= size:
-                raise ValueError(
-                    f"tokens of stage {stage} must be from 0 to {size - 1}, got {int(codes.min())} to "
-                    f"{int(codes.max())}."
-                )
+        for stage, codes in enumerate(tokens):
+            self.check_stage_tokens(stage, codes, len(tokens[0]))
+
+    def check_stage_tokens(self, stage: int, codes: Tensor, batch: int) -> None:
+        """Raise ValueError unless `codes` are tokens of `stage` for `batch` images: shape and range."""
+        expected, size = (batch, self.stages[stage] ** 2), self.config["codebook_size"]
+        if codes.dtype != torch.int64 or tuple(codes.shape) != expected:
+            raise ValueError(
+                f"tokens of stage {stage} must be int64 {expected}, got {codes.dtype} {tuple(codes.shape)}."
+            )
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= size:
+            raise ValueError(f"tokens of stage {stage} must be from 0 to {size - 1}, got {low} to {high}.")
 
     def _features(self, x: Tensor) -> Tensor:
         """The map (B, C, N, N) that is quantised, at least float32."""

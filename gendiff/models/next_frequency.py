@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gendiff.models.next_frequency_block import NextFrequencyBlock
+from gendiff.models.next_frequency_block import FullLayerNorm, NextFrequencyBlock, at_least_float32
 from gendiff.nn.stage_cache import StageCache
 from gendiff.nn.stages import check_stages, stage_mask, stage_numbers, token_counts
 
@@ -52,6 +51,8 @@ class NextFrequencyTransformer2DModel(ModelMixin, ConfigMixin):
     _no_split_modules = ("NextFrequencyBlock",)
     _repeated_blocks = ("NextFrequencyBlock",)
     _skip_keys = ("cache",)
+    no_weight_decay: ClassVar[tuple[str, ...]] = ("pos", "pos_start", "lvl_embed", "adaln_table", "log_scale")
+    """What a training that decays matrices alone leaves as it is, see `train.decay` of a recipe."""
 
     @register_to_config
     def __init__(
@@ -83,14 +84,15 @@ class NextFrequencyTransformer2DModel(ModelMixin, ConfigMixin):
         self.pos_start = nn.Parameter(torch.empty(1, self.counts[0], dim))
         self.pos = nn.Parameter(torch.empty(1, sum(self.counts), dim))
         self.lvl_embed = nn.Embedding(len(self.stages), dim)
-        self.shared_adaln: nn.Linear | None = nn.Linear(dim, 6 * dim) if shared_adaln else None
+        # Not named like the config's entry, which would be found in its place.
+        self.adaln: nn.Linear | None = nn.Linear(dim, 6 * dim) if shared_adaln else None
         if drop_path is None:
             drop_path = 0.1 * num_layers / 24
         rates = [drop_path * layer / max(num_layers - 1, 1) for layer in range(num_layers)]
         self.blocks = nn.ModuleList(
             NextFrequencyBlock(dim, num_attention_heads, mlp_ratio, qk_norm, shared_adaln, rate) for rate in rates
         )
-        self.head_norm = FP32LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.head_norm = FullLayerNorm(dim)
         self.head_adaln = nn.Linear(dim, 2 * dim)
         self.head = nn.Linear(dim, codebook_size)
         # Follow from the stages: not part of a checkpoint.
@@ -141,11 +143,13 @@ class NextFrequencyTransformer2DModel(ModelMixin, ConfigMixin):
             cache: from `make_cache`; the stage is written to it. A call that fails leaves it as it was.
             return_dict: False for a tuple.
 
-        Returns: logits (B, n_0 + .. + n_k, V), with a cache (B, n_k, V), float32.
+        Returns: logits (B, n_0 + .. + n_k, V), with a cache (B, n_k, V), float32; float64 in a float64 model.
 
         Raises:
-            ValueError: the rows are not those of whole stages, or of the stage that comes next.
+            ValueError: the rows are not those of whole stages, or of the stage that comes next; or inputs and labels
+                do not fit together.
         """
+        self._check(inputs, class_labels)
         if cache is None:
             first, stop = 0, self._stop(inputs)
             modulations = self._modulations(class_labels)
@@ -170,6 +174,13 @@ class NextFrequencyTransformer2DModel(ModelMixin, ConfigMixin):
         if cache is not None:
             cache.keys_values.commit()
         return Transformer2DModelOutput(sample=logits) if return_dict else (logits,)
+
+    def _check(self, inputs: Tensor | None, class_labels: Tensor) -> None:
+        if class_labels.ndim != 1:
+            raise ValueError(f"class_labels must be (B,), got {tuple(class_labels.shape)}.")
+        batch, width = len(class_labels), self.config["latent_channels"]
+        if inputs is not None and (inputs.ndim != 3 or inputs.shape[0] != batch or inputs.shape[2] != width):
+            raise ValueError(f"inputs must be ({batch}, rows, {width}), got {tuple(inputs.shape)}.")
 
     def _ends(self) -> list[int]:
         """L_k = n_0 + .. + n_k for each stage."""
@@ -212,7 +223,7 @@ class NextFrequencyTransformer2DModel(ModelMixin, ConfigMixin):
     def _modulations(self, class_labels: Tensor) -> list[Tensor]:
         """What each block and the head make of the condition: (B, 1, 6, D) for a block, (B, 1, 2, D) for the head."""
         active = F.silu(self.condition_embedder(class_labels))
-        shared = active if self.shared_adaln is None else self.shared_adaln(active).unflatten(-1, (1, 6, -1))
+        shared = active if self.adaln is None else self.adaln(active).unflatten(-1, (1, 6, -1))
         blocks = [block.modulation(shared) for block in self._typed_blocks()]
         return [*blocks, self.head_adaln(active).unflatten(-1, (1, 2, -1))]
 
@@ -224,7 +235,7 @@ class NextFrequencyTransformer2DModel(ModelMixin, ConfigMixin):
             else:
                 h = block(h, modulations[layer], mask, layer, cache)
         scale, shift = modulations[-1].unbind(dim=2)
-        return self.head(torch.addcmul(shift, self.head_norm(h), scale + 1)).float()
+        return at_least_float32(self.head(torch.addcmul(shift, self.head_norm(h), scale + 1)))
 
     def _typed_blocks(self) -> list[NextFrequencyBlock]:
         return [block for block in self.blocks if isinstance(block, NextFrequencyBlock)]

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin
-from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +15,22 @@ from gendiff.nn.stage_cache import StageCache
 
 LARGEST_SCALE = 100.0
 """A head's learned scale of normalised queries is at most this."""
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32, all else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class FullLayerNorm(nn.LayerNorm):
+    """Layer norm without weights over the last axis, in float32 for half precision, in float64 for float64."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-6, elementwise_affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D), same dtype."""
+        return super().forward(at_least_float32(x)).to(x.dtype)
 
 
 class StageAttention(nn.Module, AttentionModuleMixin):
@@ -52,9 +67,9 @@ class StageAttention(nn.Module, AttentionModuleMixin):
         q, k, v = qkv.unbind(dim=2)  # (B, T, H, D / H) each
         if self.log_scale is not None:
             # In float32: the square of a half-precision row can overflow.
-            scale = self.log_scale.float().clamp(max=math.log(LARGEST_SCALE)).exp().view(1, 1, -1, 1)
-            q = (F.normalize(q.float(), dim=-1) * scale).to(v.dtype)
-            k = F.normalize(k.float(), dim=-1).to(v.dtype)
+            scale = at_least_float32(self.log_scale).clamp(max=math.log(LARGEST_SCALE)).exp().view(1, 1, -1, 1)
+            q = (F.normalize(at_least_float32(q), dim=-1) * scale).to(v.dtype)
+            k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
         if cache is not None:
             k, v = (rows.transpose(1, 2) for rows in (k, v))
             k, v = (rows.transpose(1, 2) for rows in cache.keys_values.append(layer, k, v))
@@ -79,7 +94,7 @@ class NextFrequencyBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.drop_path = drop_path
-        self.norm = FP32LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.norm = FullLayerNorm(dim)
         self.attn = StageAttention(dim, num_heads, qk_norm)
         self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
         self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)

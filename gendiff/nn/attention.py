@@ -23,8 +23,10 @@ class DispatchedAttention:
         if q.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
             # The CPU kernel's backward pass takes several times as long in bfloat16 as in float32.
             with torch.autocast("cpu", enabled=False):
-                return dispatch_attention_fn(q.float(), k.float(), v.float(), mask, scale=scale, backend=backend)
-        return dispatch_attention_fn(q, k, v, mask, scale=scale, backend=backend, parallel_config=parallel)
+                return dispatch_attention_fn(
+                    q.float(), k.float(), v.float(), attn_mask=mask, scale=scale, backend=backend
+                )
+        return dispatch_attention_fn(q, k, v, attn_mask=mask, scale=scale, backend=backend, parallel_config=parallel)
 
 
 class MultiHeadAttention(nn.Module, AttentionModuleMixin):

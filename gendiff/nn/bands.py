@@ -63,7 +63,7 @@ def coefficient_counts(radii: Sequence[float], size: int) -> list[int]:
     """How many of the N^2 coefficients of the whole plane are in each band."""
     masks = band_masks(radii, size)
     # A column of the half plane stands for two of the whole one, but for frequency 0 and, where N is even, N / 2.
-    twice = torch.full((masks.shape[-1],), 2)
+    twice = torch.full((masks.shape[-1],), 2, device="cpu")
     twice[0] = 1
     if size % 2 == 0:
         twice[-1] = 1
@@ -80,17 +80,28 @@ def lowpasses(maps: Tensor, radii: Sequence[float] | None, num_stages: int) -> l
 
     Returns: K maps like `maps`; the last one is `maps` itself, so that nothing is lost to rounding.
     """
-    if radii is None:
-        return [maps] * num_stages
+    if not radii:
+        return [maps] * num_stages  # a single stage is given everything as well
     size = maps.shape[-1]
     masks = _device_masks(tuple(radii), size, str(maps.device))[:-1]
     spectrum = torch.fft.rfft2(maps) * masks[:, None, None]
     return [*torch.fft.irfft2(spectrum, s=(size, size)), maps]
 
 
+def band_maps(maps: Tensor, radii: Sequence[float] | None) -> list[Tensor]:
+    """The bands f_k of `maps` (B, C, N, N), float32 or float64, which add up to it; all of it without radii."""
+    if not radii:
+        return [maps]
+    size = maps.shape[-1]
+    masks = band_masks(radii, size).to(maps.device)
+    return list(torch.fft.irfft2(torch.fft.rfft2(maps) * masks[:, None, None], s=(size, size)))
+
+
 def _radius(size: int) -> Tensor:
-    rows = torch.fft.fftfreq(size, dtype=torch.float64) * size
-    columns = torch.fft.rfftfreq(size, dtype=torch.float64) * size
+    # On the CPU also where a model is built on the meta device, or the counts would be unknown.
+    # Rounded, because 1 / N times N need not be whole, and a coefficient right on an edge must not fall off it.
+    rows = (torch.fft.fftfreq(size, dtype=torch.float64, device="cpu") * size).round()
+    columns = (torch.fft.rfftfreq(size, dtype=torch.float64, device="cpu") * size).round()
     return (rows[:, None] ** 2 + columns[None] ** 2).sqrt()
 
 

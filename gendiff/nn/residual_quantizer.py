@@ -8,6 +8,7 @@ of VAR (Tian et al. 2024, algorithm 1); with low-passes of it, next-frequency pr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,8 @@ class QuantizedStages:
 class ResidualQuantizer(nn.Module):
     """One codebook for all stages, and the convolutions that smooth what it says.
 
-    Everything is float32 (float64 in a float64 module): a sum of stages in half precision would drift.
+    Sums are float32 (float64 in a float64 module) and autocast is off: in half precision a sum of stages would drift,
+    and other codes would be nearest.
 
     Args:
         stages: side of each token grid; the last is N, the side of the map.
@@ -87,10 +89,11 @@ class ResidualQuantizer(nn.Module):
     def nearest(self, grid: Tensor) -> Tensor:
         """(B, C, p, p) to the number of the nearest code at each site, (B, p^2) int64."""
         rows, codes = grid.flatten(2).transpose(1, 2), self.codebook.weight.to(grid.dtype)
-        if self.cosine:
-            return (F.normalize(rows, dim=-1) @ F.normalize(codes, dim=-1).T).argmax(dim=-1)
-        # Without the squared norm of the row, which is the same for all codes.
-        return (codes.square().sum(dim=1) - 2 * rows @ codes.T).argmin(dim=-1)
+        with self._no_autocast():
+            if self.cosine:
+                return (F.normalize(rows, dim=-1) @ F.normalize(codes, dim=-1).T).argmax(dim=-1)
+            # Without the squared norm of the row, which is the same for all codes.
+            return (codes.square().sum(dim=1) - 2 * rows @ codes.T).argmin(dim=-1)
 
     def lookup(self, codes: Tensor, stage: int) -> Tensor:
         """Embeddings (B, C, p_k, p_k) of tokens (B, n_k), or of weights over all codes (B, n_k, V)."""
@@ -100,7 +103,14 @@ class ResidualQuantizer(nn.Module):
 
     def contribution(self, codes: Tensor, stage: int) -> Tensor:
         """What a stage adds to the sum, (B, C, N, N), from its tokens (B, n_k) or weights (B, n_k, V)."""
-        return self._spread(self.lookup(codes, stage), stage)
+        with self._no_autocast():
+            return self._spread(self.lookup(codes, stage), stage)
+
+    def nothing(self, batch: int) -> Tensor:
+        """The sum of no stages, zeros (B, C, N, N)."""
+        weight = self.codebook.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return torch.zeros(batch, self.channels, self.size, self.size, dtype=dtype, device=weight.device)
 
     def next_input(self, total: Tensor, stage: int) -> Tensor:
         """What the transformer reads for stage k >= 1: the sum of the stages before it, (B, n_k, C)."""
@@ -115,7 +125,7 @@ class ResidualQuantizer(nn.Module):
         Gradients reach codebook and convolutions through `sums`, never the targets.
         """
         tokens, sums, grids = [], [], []
-        total = torch.zeros_like(targets[0])
+        total = self.nothing(len(targets[0]))
         for stage, target in enumerate(targets):
             missing = (target - total).detach()
             last = stage == len(self.stages) - 1
@@ -129,12 +139,16 @@ class ResidualQuantizer(nn.Module):
 
     def sums(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         """The sum of decoded stages 0 .. k, (B, C, N, N), for each k that there are tokens for."""
-        total = self.codebook.weight.new_zeros(len(tokens[0]), self.channels, self.size, self.size)
+        total = self.nothing(len(tokens[0]))
         sums = []
         for stage, codes in enumerate(tokens):
             total = total + self.contribution(codes, stage)
             sums.append(total)
         return sums
+
+    def _no_autocast(self) -> AbstractContextManager:
+        device = self.codebook.weight.device.type
+        return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
     def _spread(self, embeddings: Tensor, stage: int) -> Tensor:
         if stage < len(self.stages) - 1:

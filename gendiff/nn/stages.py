@@ -35,7 +35,9 @@ def token_counts(stages: Sequence[int]) -> list[int]:
 
 def stage_numbers(stages: Sequence[int]) -> Tensor:
     """(L,) int64: the stage of each position of the sequence."""
-    return torch.arange(len(stages)).repeat_interleave(torch.tensor(token_counts(stages)))
+    # On the CPU also where a model is built on the meta device, which knows no lengths.
+    counts = torch.tensor(token_counts(stages), device="cpu")
+    return torch.arange(len(stages), device="cpu").repeat_interleave(counts)
 
 
 def stage_mask(stages: Sequence[int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def class_numbers(given: Any, per_label: int, names: Sequence[str], num_classes:
         if given.is_floating_point() or given.dtype == torch.bool:
             raise TypeError(f"class_labels must be whole numbers or names, got {given.dtype}.")
         given = given.tolist()
-    labels = [given] if given is None or isinstance(given, int | float | str) else list(given)
+    labels = [given] if given is None or isinstance(given, Real | str) else list(given)
     if not labels:
         raise ValueError("class_labels must hold at least one class, got none.")
     numbers = [_number(label, names, num_classes) for label in labels]
@@ -44,9 +45,12 @@ def _number(label: Any, names: Sequence[str], num_classes: int) -> int:
         if label not in names:
             raise ValueError(f"class_labels has {label!r}; {suggest(label, names)}")
         return names.index(label)
-    if isinstance(label, bool) or not isinstance(label, int):
+    if isinstance(label, bool) or not isinstance(label, Integral):
         raise TypeError(f"class_labels must be whole numbers or names, got {label!r}.")
-    if not -1 <= label <= num_classes:
+    number = int(label)
+    if not -1 <= number <= num_classes:
         named = ", or a name" if names else ""
-        raise ValueError(f"class_labels must be from 0 to {num_classes - 1}{named}, or None for no class, got {label}.")
-    return -1 if label == num_classes else label
+        raise ValueError(
+            f"class_labels must be from 0 to {num_classes - 1}{named}, or None for no class, got {number}."
+        )
+    return -1 if number == num_classes else number

@@ -16,16 +16,27 @@ from gendiff.models.frequency_vq import FrequencyVQModel
 from gendiff.models.next_frequency import NextFrequencyTransformer2DModel
 from gendiff.samplers.guidance import guided_jointly
 from gendiff.samplers.loop import Predictor, sample
-from gendiff.samplers.next_frequency import Codes, NextFrequencyScheduler, check_filters, guidance_by_stage
+from gendiff.samplers.next_frequency import (
+    Codes,
+    NextFrequencyScheduler,
+    check_filters,
+    check_temperature,
+    guidance_by_stage,
+)
 
 from .base import GendiffPipeline
 from .class_labels import class_numbers
+from .images import to_tensor
 from .known_stages import Known, known_stages
 from .registry import suggest
+from .stage_checks import check_generator, with_checked_codes
 from .stage_walk import StageWalk
 from .stats import Meter, RunStats
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+SLACK = 5e-4
+"""How far outside [0, 1] rounding may put a pixel."""
 
 
 @dataclass
@@ -74,7 +85,10 @@ class NextFrequencyPipeline(GendiffPipeline):
         class_names: Sequence[str] | Mapping[str, str] = (),
     ) -> None:
         super().__init__()
-        class_names = list(class_names.values() if isinstance(class_names, Mapping) else class_names)
+        if isinstance(class_names, Mapping):
+            # A saved config comes back sorted as texts, "10" before "2".
+            class_names = [class_names[number] for number in sorted(class_names, key=int)]
+        class_names = list(class_names)
         self.register_modules(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
         # As a dict, because diffusers takes a list in the index of a pipeline for a component.
         self.register_to_config(class_names={str(i): name for i, name in enumerate(class_names)})
@@ -139,7 +153,8 @@ class NextFrequencyPipeline(GendiffPipeline):
             temperature: above 1 draws more evenly.
             generator: one, or one for each image so that an image does not depend on its batch mates.
             num_stages: stop after so many stages, a preview: the same picture, coarser.
-            image: PIL image, list of them, or tensor or array (B, C, S, S) in [0, 1], to start from.
+            image: PIL image, list of them, or tensor or array (B, C, S, S) in [0, 1], to start from; one, or one for
+                each label and picture of it.
             mask_image: like `image`, one channel, 1 = generate anew, 0 = keep.
             keep_stages: take the first so many stages from `image`; with bands, a known range of its frequencies.
             strength: instead of `keep_stages`, the share of stages to generate anew.
@@ -148,7 +163,8 @@ class NextFrequencyPipeline(GendiffPipeline):
             use_cache: False computes the earlier stages anew at every step: the same images, slower.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: False returns the tuple of the output's fields.
-            callback_on_step_end: as in diffusers; "latents" are the codes of all stages done.
+            callback_on_step_end: as in diffusers; "latents" are the codes of all stages done, of which it may replace
+                those of the latest.
             callback_on_step_end_tensor_inputs: as in diffusers.
 
         Raises:
@@ -157,13 +173,15 @@ class NextFrequencyPipeline(GendiffPipeline):
         """
         labels = class_numbers(class_labels, num_images_per_prompt, self.class_names, self.num_classes)
         weights = guidance_by_stage(guidance_scale, guidance_schedule, self.num_stages)
-        self._check_run(top_k, top_p, temperature, output_type, generator, len(labels))
+        check_generator(generator, len(labels))
+        self._check_run(top_k, top_p, temperature, output_type)
         self.scheduler.set_timesteps(num_stages, device=self._execution_device)
         given, mask = self._given(image, mask_image, len(labels))
         kept = self._kept(given, mask, keep_stages, strength, blend_pixels)
         on_step_end = self.adapt_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        self._guidance_scale, self._num_timesteps = guidance_scale, len(self.scheduler.timesteps)
-        guiding = any(weight != 1 for weight in weights[: self._num_timesteps])
+        count = len(self.scheduler.timesteps)
+        self._guidance_scale, self._num_timesteps = guidance_scale, count
+        guiding = any(weight != 1 for weight in weights[:count])
         meter = Meter()
         known: Known | None = None
         if given is not None:
@@ -178,7 +196,7 @@ class NextFrequencyPipeline(GendiffPipeline):
             self.scheduler,
             (),
             generator=generator,
-            on_step_end=on_step_end,
+            on_step_end=with_checked_codes(on_step_end, self.vqvae),
             progress=self.progress_bar,
             temperature=temperature,
             top_k=top_k,
@@ -194,8 +212,8 @@ class NextFrequencyPipeline(GendiffPipeline):
         stats = meter.stats(
             walk.cache_bytes,
             scheduler=type(self.scheduler).__name__,
-            stages=list(self.vqvae.stages[: self._num_timesteps]),
-            guidance=weights[: self._num_timesteps],
+            stages=list(self.vqvae.stages[:count]),
+            guidance=weights[:count],
             keep_stages=kept,
         )
         output = NextFrequencyPipelineOutput(images, labels, list(codes), stats)
@@ -208,44 +226,22 @@ class NextFrequencyPipeline(GendiffPipeline):
         return images
 
     def _given(self, image: Any, mask_image: Any, batch: int) -> tuple[Tensor | None, Tensor | None]:
-        """The image (B, C, S, S) in [-1, 1] and the mask (B or 1, 1, S, S) in [0, 1], where there are any."""
+        """The image (B, C, S, S) in [-1, 1] and the mask (B, 1, S, S) in [0, 1], where there are any."""
         if image is None:
             if mask_image is not None:
                 raise ValueError("mask_image needs image: without one there is nothing to keep.")
             return None, None
-        device, dtype = self._execution_device, self.vqvae.dtype
-        pixels = self._batch("image", self._processor(self.sample_shape[0]).preprocess(_plain(image)), batch)
+        pixels = self._batch("image", image, batch, self.sample_shape[0])
         if mask_image is None:
-            return pixels.to(device, dtype), None
-        mask = self._batch(
-            "mask_image", self._processor(1, mask=True).preprocess(_plain(mask_image)), batch, channels=1
-        )
-        return pixels.to(device, dtype), mask.to(device, dtype)
+            return pixels, None
+        return pixels, (self._batch("mask_image", mask_image, batch, channels=1) + 1) / 2
 
-    def _processor(self, channels: int, mask: bool = False) -> VaeImageProcessor:
-        return VaeImageProcessor(
-            vae_scale_factor=1,
-            do_resize=False,
-            do_normalize=not mask,
-            do_convert_rgb=channels != 1,
-            do_convert_grayscale=channels == 1,
-        )
-
-    def _batch(self, name: str, pixels: Tensor, batch: int, channels: int | None = None) -> Tensor:
-        expected = (channels or self.sample_shape[0], *self.sample_shape[1:])
-        if tuple(pixels.shape[1:]) != expected:
-            stride, side = self.vqvae.stride, self.vqvae.stages[-1]
-            raise ValueError(
-                f"{name} must be {expected}, {side} times the stride {stride}, got {tuple(pixels.shape[1:])}."
-            )
-        if not torch.isfinite(pixels).all():
-            raise ValueError(f"{name} must be finite, got NaN or infinity.")
-        low = 0 if channels else -1
-        if pixels.min() < low - 1e-3 or pixels.max() > 1 + 1e-3:
-            raise ValueError(f"{name} must be in [0, 1] as a tensor or array.")
+    def _batch(self, name: str, image: Any, batch: int, channels: int) -> Tensor:
+        """(B, channels, S, S) in [-1, 1]."""
+        pixels = to_tensor(image, channels, self.sample_shape[1], name, SLACK)
         if len(pixels) not in (1, batch):
             raise ValueError(f"{name} must be one, or one for each of {batch} images, got {len(pixels)}.")
-        return pixels.expand(batch, -1, -1, -1).contiguous()
+        return pixels.expand(batch, -1, -1, -1).to(self._execution_device, self.vqvae.dtype).contiguous()
 
     def _kept(
         self, given: Tensor | None, mask: Tensor | None, keep_stages: int | None, strength: float | None, blend: bool
@@ -273,16 +269,12 @@ class NextFrequencyPipeline(GendiffPipeline):
             raise ValueError(f"keep_stages must be a whole number from 0 to {self.num_stages}, got {keep_stages!r}.")
         return keep_stages
 
-    def _check_run(
-        self, top_k: int | None, top_p: float | None, temperature: float, output_type: str, generator: Any, batch: int
-    ) -> None:
-        check_filters(top_k or 0, 0.0 if top_p is None else top_p, self.transformer.config["codebook_size"])
-        if isinstance(temperature, bool) or not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be above 0 and finite, got {temperature!r}.")
+    def _check_run(self, top_k: int | None, top_p: float | None, temperature: float, output_type: str) -> None:
+        filters = (0 if top_k is None else top_k, 0.0 if top_p is None else top_p)
+        check_filters(*filters, self.transformer.config["codebook_size"])
+        check_temperature(temperature)
         if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type has {output_type!r}; {suggest(output_type, OUTPUT_TYPES)}")
-        if isinstance(generator, list) and len(generator) != batch:
-            raise ValueError(f"generator must hold one generator for each of {batch} images, got {len(generator)}.")
+            raise ValueError(f"output_type has {output_type!r}; {suggest(str(output_type), OUTPUT_TYPES)}")
 
     def _check_components(self, class_names: Sequence[str]) -> None:
         tokenizer, transformer = self.vqvae.config, self.transformer.config
@@ -297,10 +289,3 @@ class NextFrequencyPipeline(GendiffPipeline):
             )
         if class_names and len(class_names) != self.num_classes:
             raise ValueError(f"class_names must be {self.num_classes}, one for each class, got {len(class_names)}.")
-
-
-def _plain(image: Any) -> Any:
-    """diffusers takes a tensor below 0 for one in [-1, 1] already; ours are in [0, 1], or refused."""
-    if isinstance(image, Tensor) and image.is_floating_point() and bool((image < -1e-3).any()):
-        raise ValueError(f"image must be in [0, 1] as a tensor, got {float(image.min()):.3g} in it.")
-    return image

@@ -11,6 +11,7 @@ from gendiff.models.frequency_vq import FrequencyVQModel
 from gendiff.models.next_frequency import NextFrequencyTransformer2DModel
 from gendiff.nn.stage_cache import StageCache
 from gendiff.samplers.loop import Step
+from gendiff.samplers.next_frequency import check_finite
 
 from .stats import Meter
 
@@ -45,8 +46,7 @@ class StageWalk:
         self._cache = transformer.make_cache() if use_cache else None
         self._done = 0
         self._inputs: list[Tensor] = []
-        size, weight = self._quantizer.size, self._quantizer.codebook.weight
-        self.total = torch.zeros(batch, self._quantizer.channels, size, size, device=weight.device, dtype=torch.float32)
+        self.total = self._quantizer.nothing(batch)
         self.cache_bytes = 0
 
     def __call__(self, codes: Sequence[Tensor], step: Step) -> Tensor:
@@ -57,19 +57,22 @@ class StageWalk:
         if stage:
             inputs = self._quantizer.next_input(self.total, stage).repeat(self._repeats, 1, 1)
         if self._cache is not None:
-            logits = self._call(inputs, self._cache)
+            logits = self._call(stage, inputs, self._cache)
             self.cache_bytes = max(self.cache_bytes, self._cache.nbytes)
             return logits
         if inputs is not None:
             self._inputs.append(inputs)
         seen = torch.cat(self._inputs, dim=1) if self._inputs else None
-        return self._call(seen, None)[:, -(self._quantizer.stages[stage] ** 2) :]
+        return self._call(stage, seen, None)[:, -(self._quantizer.stages[stage] ** 2) :]
 
-    def _call(self, inputs: Tensor | None, cache: StageCache | None) -> Tensor:
-        return self._meter(self._transformer, inputs, self._labels, cache=cache, return_dict=False)[0]
+    def _call(self, stage: int, inputs: Tensor | None, cache: StageCache | None) -> Tensor:
+        logits = self._meter(self._transformer, inputs, self._labels, cache=cache, return_dict=False)[0]
+        # Here and not in the scheduler alone, because only the network knows in which precision it computed.
+        check_finite(logits, stage, self._transformer.dtype)
+        return logits
 
     def advance(self, codes: Sequence[Tensor]) -> None:
         """Add the stages of `codes` that are new since the last call."""
         for stage in range(self._done, len(codes)):
-            self.total = self.total + self._quantizer.contribution(codes[stage], stage).float()
+            self.total = self.total + self._quantizer.contribution(codes[stage], stage)
         self._done = len(codes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from gendiff.errors import NotFiniteError
 from gendiff.nn.stages import check_stages
 
 GUIDANCE_SCHEDULES = ("linear", "constant")
@@ -106,16 +108,17 @@ class NextFrequencyScheduler(SchedulerMixin, ConfigMixin):
             return_dict: False for a tuple.
 
         Raises:
-            FloatingPointError: logits that are not finite; names the stage.
+            NotFiniteError: logits that are not finite; names the stage.
+            ValueError: temperature, top_k or top_p out of range.
         """
         stage = int(timestep)
-        if not torch.isfinite(model_output).all():
-            raise FloatingPointError(
-                f"logits of stage {stage} are not finite ({model_output.dtype}): use float32 or bfloat16 weights."
-            )
-        logits = model_output.float() / temperature
         allowed_k: int = self.config["top_k"] if top_k is None else top_k
         allowed_p: float = self.config["top_p"] if top_p is None else top_p
+        # A scheduler's own top_k may be meant for a larger codebook.
+        check_filters(allowed_k, allowed_p, None if top_k is None else model_output.shape[-1])
+        check_temperature(temperature)
+        check_finite(model_output, stage, model_output.dtype)
+        logits = model_output.float() if temperature == 1 else model_output.float() / temperature
         filtered = filter_logits(logits, allowed_k, allowed_p)
         if smooth:
             codes = gumbel_weights(filtered, stage / max(self.num_stages - 1, 1), generator)
@@ -148,14 +151,28 @@ def guidance_by_stage(scale: float, schedule: str | Sequence[float], num_stages:
         last = max(num_stages - 1, 1)
         # A model of one stage has nothing to grow over: it is at the end of the ramp.
         ratios = [k / last if num_stages > 1 else 1.0 for k in range(num_stages)]
-        values = [1 + (scale - 1) * ratio for ratio in ratios] if schedule == "linear" else [scale] * num_stages
-    else:
-        values = [float(value) for value in schedule]
-        if len(values) != num_stages:
-            raise ValueError(f"guidance_schedule must be {num_stages} numbers, one for each stage, got {len(values)}.")
-    if not all(math.isfinite(value) and value >= 0 for value in values):
-        raise ValueError(f"guidance must be finite and at least 0 at every stage, got scale {scale} and {values}.")
-    return values
+        if not _is_strength(scale):
+            raise ValueError(f"guidance_scale must be finite and at least 0, got {scale!r}.")
+        return [1 + (scale - 1) * ratio for ratio in ratios] if schedule == "linear" else [scale] * num_stages
+    values = list(schedule)
+    if len(values) != num_stages or not all(_is_strength(value) for value in values):
+        raise ValueError(
+            f"guidance_schedule must be {num_stages} numbers, one for each stage, finite and at least 0, got {values}."
+        )
+    return [float(value) for value in values]
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless it is a finite number above 0."""
+    if not _is_number(temperature) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be above 0 and finite, got {temperature!r}.")
+
+
+def check_finite(logits: Tensor, stage: int, dtype: torch.dtype) -> None:
+    """Raise NotFiniteError unless all logits are finite; `dtype` is the network's."""
+    # The extremes are NaN if any number is.
+    if not torch.stack(torch.aminmax(logits)).isfinite().all():
+        raise NotFiniteError(f"logits of stage {stage} are not finite ({dtype}): use float32 or bfloat16 weights.")
 
 
 def check_filters(top_k: int, top_p: float, codebook_size: int | None = None) -> None:
@@ -164,7 +181,7 @@ def check_filters(top_k: int, top_p: float, codebook_size: int | None = None) ->
     whole = isinstance(top_k, int) and not isinstance(top_k, bool)
     if not whole or top_k < 0 or (codebook_size is not None and top_k > codebook_size):
         raise ValueError(f"top_k must be a whole number from 0 (off) to {most}, got {top_k!r}.")
-    if isinstance(top_p, bool) or not isinstance(top_p, int | float) or not 0 <= top_p <= 1:
+    if not _is_number(top_p) or not 0 <= top_p <= 1:
         raise ValueError(f"top_p must be from 0 (off) to 1, got {top_p!r}.")
 
 
@@ -173,15 +190,19 @@ def filter_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
     Codes equal to the k-th are kept, and the best one always.
     """
-    if 0 < top_k < logits.shape[-1]:
-        smallest = logits.topk(top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < smallest, -math.inf)
-    if 0 < top_p < 1:
-        ascending, order = logits.sort(dim=-1)
-        tail = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-        tail[..., -1] = False
-        logits = logits.masked_fill(tail.scatter(-1, order, tail), -math.inf)
-    return logits
+    by_mass = 0 < top_p < 1
+    if not 0 < top_k < logits.shape[-1]:
+        return _without_tail(logits, *logits.sort(dim=-1), top_p) if by_mass else logits
+    # One more than wanted, which tells whether the last one is tied with any that would be left out.
+    best, order = logits.topk(top_k + 1, dim=-1)
+    tied = best[..., -1] == best[..., -2]
+    smallest, best, order = best[..., -2:-1], best[..., :-1].flip(-1), order[..., :-1].flip(-1)
+    nothing = torch.full_like(logits, -math.inf)
+    filtered = _without_tail(nothing, best, order, top_p) if by_mass else nothing.scatter(-1, order, best)
+    if tied.any():
+        rows = logits[tied].masked_fill(logits[tied] < smallest[tied], -math.inf)
+        filtered[tied] = filter_logits(rows, 0, top_p)
+    return filtered
 
 
 def draw_tokens(logits: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
@@ -203,6 +224,21 @@ def gumbel_weights(logits: Tensor, ratio: float, generator: torch.Generator | li
     gumbel = -(-uniform.log()).clamp(min=1e-20).log()
     sharpness = max(0.27 * (1 - 0.95 * ratio), 0.005)
     return ((logits * (1 + ratio) + gumbel) / sharpness).softmax(dim=-1)
+
+
+def _without_tail(logits: Tensor, ascending: Tensor, order: Tensor, top_p: float) -> Tensor:
+    """`logits` with values (..., k) at their places, less the lowest that hold at most 1 - top_p of the probability."""
+    tail = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+    tail[..., -1] = False
+    return logits.scatter(-1, order, ascending.masked_fill(tail, -math.inf))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_strength(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < math.inf
 
 
 def _uniform(shape: Sequence[int], generator: Any, like: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 from gendiff.errors import InvalidInputError
 from gendiff.models.image_classifier import ImageClassifier
 
-from .image_draws import flipped, shifted
+from .image_data import check_labelled
+from .image_draws import augmented
 from .methods import Method
 from .recipe import check_arguments
 
@@ -63,17 +64,9 @@ def objective(
     Raises:
         InvalidInputError: an option out of its range.
     """
-    if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < batch["image"].shape[-1]:
-        raise InvalidInputError(f"objective.shift must be an integer from 0 to below the side, got {shift!r}.")
-    if not isinstance(flip, bool):
-        raise InvalidInputError(f"objective.flip must be true or false, got {flip!r}.")
     if not 0 <= label_smoothing < 1:
         raise InvalidInputError(f"objective.label_smoothing must be in [0, 1), got {label_smoothing!r}.")
-    images, labels = batch["image"], batch["label"]
-    if shift:
-        images = shifted(images, shift, generator)
-    if flip:
-        images = flipped(images, generator)
+    images, labels = augmented(batch["image"], shift, flip, generator), batch["label"]
     logits = models["classifier"](images).float()
     return {
         "cross_entropy": cross_entropy(logits, labels, label_smoothing=label_smoothing),
@@ -92,11 +85,7 @@ def build(models: Mapping[str, Mapping[str, Any]], dataset: Any) -> BareClassifi
         ValueError: an unknown component or argument, or a class that no training image has.
     """
     check_arguments("models", models, ["classifier"])
-    for needed in ("images", "labels", "classes"):
-        if not hasattr(dataset, needed):
-            raise InvalidInputError(
-                f"data must have one class a picture, but {type(dataset).__name__} has no {needed}."
-            )
+    check_labelled(dataset)
     classes = tuple(dataset.classes)
     counts = torch.bincount(torch.as_tensor(dataset.labels).long(), minlength=len(classes))
     if len(counts) != len(classes) or not counts.all():

@@ -16,6 +16,9 @@ REVIVE_EVERY = 50
 DEAD_BELOW = 0.02
 """A code is dead if it is used less than this share of the mean."""
 
+PIXELS_AT_ONCE = 2**19
+"""Of images that are encoded together at the start."""
+
 USE_DECAY = 0.99
 """Of the moving use of codes, from step to step."""
 
@@ -33,7 +36,8 @@ def start_codebook(model: FrequencyVQModel, images: Tensor, generator: torch.Gen
         rounds: of Lloyd's algorithm.
     """
     quantizer = model.quantizer
-    f = model.encode(images).f
+    # Whole at 32 px; 512 large images at once would fill the memory.
+    f = torch.cat([model.encode(part).f for part in images.split(max(1, PIXELS_AT_ONCE // images[0, 0].numel()))])
     targets = lowpasses(f, model.radii, len(model.stages))
     grids = [
         adaptive_avg_pool2d(target, side) if side < model.stages[-1] else target
@@ -48,7 +52,7 @@ def start_codebook(model: FrequencyVQModel, images: Tensor, generator: torch.Gen
     weight = quantizer.codebook.weight
     weight.copy_(_draw(rows, len(weight), generator))
     for _ in range(rounds):
-        nearest = torch.cdist(rows, weight).argmin(dim=1)
+        nearest = torch.cat([torch.cdist(part, weight).argmin(dim=1) for part in rows.split(2**26 // len(weight))])
         sums = torch.zeros_like(weight).index_add_(0, nearest, rows)
         counts = nearest.bincount(minlength=len(weight))[:, None]
         weight.copy_(torch.where(counts > 0, sums / counts.clamp(min=1), weight))
@@ -64,7 +68,7 @@ def tend_codebook(
         quantizer: changed in place; its buffers hold the counts, so that a resumed run goes on with them.
         quantized: of the step.
         generator: CPU generator of the draw.
-        revive_steps: no revival after so many steps, so that the codes can settle.
+        revive_steps: no revival after so many calls, so that the codes can settle.
 
     In several processes counts are summed and the rows of the first process are used, so codebooks stay equal.
     """

@@ -6,6 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gendiff.errors import InvalidInputError
+
+
+def augmented(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Images (B, C, S, S) moved by up to `shift` pixels and, with `flip`, mirrored, as a recipe's `objective` asks for.
+
+    Raises:
+        InvalidInputError: an option out of its range.
+    """
+    if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < images.shape[-1]:
+        raise InvalidInputError(f"objective.shift must be an integer from 0 to below the side, got {shift!r}.")
+    if not isinstance(flip, bool):
+        raise InvalidInputError(f"objective.flip must be true or false, got {flip!r}.")
+    if shift:
+        images = shifted(images, shift, generator)
+    return flipped(images, generator) if flip else images
+
 
 def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
     """Each image (B, C, S, S) moved by -most .. most pixels along both sides; the border is repeated outwards."""

@@ -20,13 +20,14 @@ class Method:
             to modules and schedulers, `batch` holds stacked items on the device. All randomness comes from
             `generator`, which lives on the CPU. Further arguments come from the recipe's `objective`. Entries that
             the recipe's `losses` do not name are only logged.
-        finish: `finish(pipeline, dataset)` is called once, with the final weights, before they are saved.
+        finish: `finish(pipeline, dataset)` is called once, with the final weights, before they are saved; gives
+            Markdown for the section "Measured" of the model card, or None.
         preview: `preview(pipeline, dataset, generator)` gives a picture (1 or 3, H, W) in [0, 1], or None.
     """
 
     build: Callable[[Mapping[str, Mapping[str, Any]], Any], Any]
     objective: Callable[..., dict[str, Tensor]]
-    finish: Callable[[Any, Any], None] = lambda pipeline, dataset: None
+    finish: Callable[[Any, Any], str | None] = lambda pipeline, dataset: None
     preview: Callable[[Any, Any, Generator], Tensor | None] = lambda pipeline, dataset, generator: None
 
 

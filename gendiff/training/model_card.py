@@ -18,7 +18,13 @@ from .recipe import Recipe, builtin_recipes
 
 
 def write_model_card(
-    folder: Path, recipe: Recipe, losses: Mapping[str, float], seconds: float, parameters: Mapping[str, int], world: int
+    folder: Path,
+    recipe: Recipe,
+    losses: Mapping[str, float],
+    seconds: float,
+    parameters: Mapping[str, int],
+    world: int,
+    measured: str | None = None,
 ) -> None:
     """Write README.md and recipe.yaml beside the weights.
 
@@ -29,6 +35,7 @@ def write_model_card(
         seconds: of training, all resumptions together.
         parameters: their number by trained module.
         world: number of processes.
+        measured: Markdown of what was measured on the final weights.
     """
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     front = {
@@ -54,7 +61,8 @@ def write_model_card(
         f"# {recipe.name}\n\n"
         f"{_table(('', ''), facts)}\n"
         f"## Use\n\n{_use(recipe)}\n"
-        f"## Training\n\nTrained by `{_command(world)}` with the recipe below; on the same hardware and versions it "
+        + (f"## Measured\n\n{measured}\n" if measured else "")
+        + f"## Training\n\nTrained by `{_command(world)}` with the recipe below; on the same hardware and versions it "
         "gives the same weights again. Means over the last logged steps, of the weights before averaging:\n\n"
         f"{_table(('term', 'value'), {name: f'{value:.4g}' for name, value in losses.items()})}\n"
         f"```yaml\n{recipe.to_yaml()}```\n",
@@ -63,7 +71,16 @@ def write_model_card(
 
 
 def _use(recipe: Recipe) -> str:
-    """How the model is loaded: a classifier on its own, everything else as a pipeline."""
+    """How the model is loaded: a classifier or a tokenizer on its own, everything else as a pipeline."""
+    if recipe.task == "frequency-tokenizer":
+        return (
+            "```python\nfrom gendiff.models.frequency_vq import FrequencyVQModel\n\n"
+            'vqvae = FrequencyVQModel.from_pretrained("path/of/this/folder").eval()\n'
+            "tokens = vqvae.encode(images).tokens  # images (B, C, S, S) in [-1, 1]; a grid for each stage\n"
+            "pictures = vqvae.decode(tokens)  # of the first stages alone: decode(tokens[:3])\n```\n\n"
+            "A transformer over its tokens is trained by a recipe of task next-frequency that says\n"
+            "`models: {vqvae: {path: path/of/this/folder}}`.\n"
+        )
     if recipe.task != "classification":
         return (
             "```python\nimport gendiff\n\n"

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gendiff.models.frequency_vq import FrequencyVQModel
 from gendiff.models.next_frequency import NextFrequencyTransformer2DModel
 from gendiff.pipelines.next_frequency import NextFrequencyPipeline, NextFrequencyPipelineOutput
 from gendiff.samplers.next_frequency import NextFrequencyScheduler
 
-from .image_draws import flipped, shifted
+from .image_data import check_labelled, image_shape
+from .image_draws import augmented
 from .methods import Method
-from .recipe import check_arguments
+from .recipe import check_arguments, check_share
+from .tokenizer_files import load_tokenizer
+from .tokenizer_health import report_stages
 
 
 def objective(
@@ -29,7 +31,7 @@ def objective(
     shift: int = 0,
     flip: bool = False,
 ) -> dict[str, Tensor]:
-    """Cross-entropy of all tokens in one pass, each stage given the true ones before it.
+    """Cross-entropy of all tokens in one pass, each stage given the true ones before it (teacher forcing).
 
     Args:
         models: "transformer", and "vqvae", which gets no gradient.
@@ -45,15 +47,10 @@ def objective(
     Raises:
         ValueError: a share outside [0, 1], or weights that are not one positive number for each stage.
     """
-    if not 0 <= label_dropout <= 1:
-        raise ValueError(f"objective.label_dropout must be from 0 to 1, got {label_dropout!r}.")
+    check_share(label_dropout, "objective.label_dropout")
     transformer, vqvae = models["transformer"], models["vqvae"]
     weights = _token_weights(transformer.counts, stage_loss_weights).to(batch["image"].device)
-    images, labels = batch["image"], batch["label"]
-    if shift:
-        images = shifted(images, shift, generator)
-    if flip:
-        images = flipped(images, generator)
+    images, labels = augmented(batch["image"], shift, flip, generator), batch["label"]
     # In full precision: a rounded map has other tokens.
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         tokens = vqvae.encode(images).tokens
@@ -74,9 +71,9 @@ def objective(
 def _token_weights(counts: Sequence[int], weights: Sequence[float] | None) -> Tensor:
     """(L,) with a mean of 1."""
     given = [1.0] * len(counts) if weights is None else list(weights)
-    if len(given) != len(counts) or not all(isinstance(w, int | float) and w > 0 for w in given):
+    if len(given) != len(counts) or not all(isinstance(w, int | float) and 0 < w < math.inf for w in given):
         raise ValueError(f"objective.stage_loss_weights must be {len(counts)} positive numbers, got {weights!r}.")
-    spread = torch.tensor(given).float().repeat_interleave(torch.tensor(counts))
+    spread = torch.tensor(given, dtype=torch.float32).repeat_interleave(torch.tensor(counts))
     return spread / spread.mean()
 
 
@@ -86,23 +83,25 @@ def build(models: Mapping[str, Mapping[str, Any]], dataset: Any) -> NextFrequenc
     Args:
         models: `vqvae: {path: FOLDER}`, where the tokenizer was saved, a model's folder or a pipeline's; keyword
             arguments of the "transformer" and of the "scheduler". Stages, codes and classes need not be given.
-        dataset: has `images` (N, C, S, S) and `classes`.
+        dataset: has `images` (N, C, S, S), `labels` (N,) and `classes`, their names.
 
     Raises:
         OSError: there is no tokenizer at that path.
-        ValueError: an unknown component or argument, no path, or a tokenizer for other images.
+        ValueError: an unknown component or argument, no path, another model at that path, a tokenizer for other
+            images, or data without classes.
     """
     check_arguments("models", models, ["vqvae", "transformer", "scheduler"])
     check_arguments("models.vqvae", models.get("vqvae", {}), ["path"])
     path = models.get("vqvae", {}).get("path")
     if path is None:
         raise ValueError("models.vqvae.path is missing: the folder of a trained tokenizer.")
+    check_labelled(dataset)
     vqvae = load_tokenizer(path)
     vqvae.requires_grad_(False)
-    images = (vqvae.config["in_channels"], vqvae.config["sample_size"])
-    if images != tuple(dataset.images.shape[1:3]):
-        raise ValueError(f"models.vqvae is for (C, S) = {images}, the data are {tuple(dataset.images.shape[1:3])}.")
-    known = {
+    known, given = (vqvae.config["in_channels"], vqvae.config["sample_size"]), image_shape(dataset)
+    if known != given:
+        raise ValueError(f"models.vqvae.path: {path} is for images of (channels, side) {known}, the data have {given}.")
+    defaults = {
         "transformer": {
             "stages": vqvae.stages,
             "latent_channels": vqvae.config["latent_channels"],
@@ -114,33 +113,26 @@ def build(models: Mapping[str, Mapping[str, Any]], dataset: Any) -> NextFrequenc
     classes = {"transformer": NextFrequencyTransformer2DModel, "scheduler": NextFrequencyScheduler}
     components = {}
     for name, component in classes.items():
-        arguments = known[name] | dict(models.get(name, {}))
+        arguments = defaults[name] | dict(models.get(name, {}))
         check_arguments(f"models.{name}", arguments, component)
         components[name] = component(**arguments)
     return NextFrequencyPipeline(vqvae=vqvae, **components, class_names=dataset.classes)
 
 
-def load_tokenizer(path: str) -> FrequencyVQModel:
-    """The tokenizer in a folder, its own or a pipeline's.
-
-    Raises:
-        OSError: there is none.
-    """
-    for folder in (Path(path), Path(path, "vqvae")):
-        if (folder / "config.json").is_file():
-            return FrequencyVQModel.from_pretrained(folder, use_safetensors=True, torch_dtype=torch.float32).eval()
-    raise FileNotFoundError(
-        f"models.vqvae.path: {path} holds no tokenizer; its recipe, named ...-tokenizer, comes first."
-    )
+def finish(pipeline: NextFrequencyPipeline, dataset: Any) -> str:
+    """Measure how each stage of the tokenizer is used; see `report_stages`."""
+    return report_stages(pipeline.vqvae, dataset)
 
 
-def preview(pipeline: NextFrequencyPipeline, dataset: Any, generator: torch.Generator, rows: int = 6) -> Tensor:
-    """Picture (C, H, W) in [0, 1]: one column for each class."""
-    count = len(pipeline.class_names)
+def preview(
+    pipeline: NextFrequencyPipeline, dataset: Any, generator: torch.Generator, rows: int = 6, columns: int = 10
+) -> Tensor:
+    """Picture (C, H, W) in [0, 1]: one column for each class, or for each of the first ones."""
+    count = min(len(pipeline.class_names), columns)
     pipeline.set_progress_bar_config(disable=True)
     output = pipeline(list(range(count)) * rows, generator=generator, output_type="pt")
     assert isinstance(output, NextFrequencyPipelineOutput)
     return torch.cat([torch.cat(list(row), dim=2) for row in output.images.cpu().split(count)], dim=1)
 
 
-METHOD = Method(build=build, objective=objective, preview=preview)
+METHOD = Method(build=build, objective=objective, finish=finish, preview=preview)

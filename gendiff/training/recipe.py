@@ -57,9 +57,12 @@ class TrainSettings:
         batch_size: samples in a micro-batch of one process.
         gradient_accumulation: micro-batches in a step.
         learning_rate: peak rate of AdamW.
+        betas: of AdamW, how slowly its means of gradients and of their squares change.
         lr_schedule: a name that `diffusers.optimization.get_scheduler` knows.
         lr_warmup_steps: steps over which the rate rises from 0; not used by "constant".
+        lr_final: share of the peak that "cosine", "linear" and "polynomial" end at.
         weight_decay: of AdamW.
+        decay: what it shrinks: "all", or "matrices" alone, not biases, scales and what a model excepts.
         max_grad_norm: gradients are scaled down to this norm; 0 = never.
         ema_decay: of the averaged weights that are previewed and saved; 0 = save the trained weights themselves.
         mixed_precision: "no", "bf16" or "fp16".
@@ -77,12 +80,15 @@ class TrainSettings:
     batch_size: int = _number(64, at_least=1)
     gradient_accumulation: int = _number(1, at_least=1)
     learning_rate: float = _number(3e-4)
+    betas: tuple[float, float] = _number((0.9, 0.999), below=1)
     lr_schedule: str = _choice(
         "constant_with_warmup",
         *("constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "linear", "polynomial"),
     )
     lr_warmup_steps: int = _number(0)
+    lr_final: float = _number(0.0, below=1)
     weight_decay: float = _number(0.0)
+    decay: str = _choice("all", "all", "matrices")
     max_grad_norm: float = _number(1.0)
     ema_decay: float = _number(0.999, below=1)
     mixed_precision: str = _choice("no", "no", "bf16", "fp16")
@@ -155,6 +161,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `from_dict` takes them."""
         plain = dataclasses.asdict(self)
+        plain["train"]["betas"] = list(self.train.betas)
         plain["losses"] = {
             name: term.weight if term.warmup is None else {"weight": term.weight, "warmup": list(term.warmup)}
             for name, term in self.losses.items()
@@ -267,7 +274,9 @@ def _value(spec: dataclasses.Field, kind: Any, value: Any, path: str) -> Any:
         table = _table(value, path)
         return {k: dict(_table(v, f"models.{k}")) for k, v in table.items()} if path == "models" else dict(table)
     if kind in (int, float):
-        return _check_number(value, kind, path, **spec.metadata)
+        return check_number(value, kind, path, **spec.metadata)
+    if kind == tuple[float, float]:
+        return _pair(value, path, "two numbers", **spec.metadata)
     if kind is bool and not isinstance(value, bool):
         raise ValueError(f"{path} must be true or false, got {_shown(value)}.")
     if kind is str and not isinstance(value, str):
@@ -280,27 +289,43 @@ def _value(spec: dataclasses.Field, kind: Any, value: Any, path: str) -> Any:
 
 def _loss(value: Any, path: str) -> LossTerm:
     if not isinstance(value, Mapping):
-        return LossTerm(_check_number(value, float, path))
+        return LossTerm(check_number(value, float, path))
     check_arguments(path, value, LossTerm)
-    weight = _check_number(value.get("weight", 1.0), float, f"{path}.weight")
+    weight = check_number(value.get("weight", 1.0), float, f"{path}.weight")
     warmup = value.get("warmup")
     if warmup is None:
         return LossTerm(weight)
-    if not isinstance(warmup, list | tuple) or len(warmup) != 2:
-        raise ValueError(f"{path}.warmup must be [start factor, share of the steps], got {_shown(warmup)}.")
-    start, share = (_check_number(number, float, f"{path}.warmup") for number in warmup)
+    start, share = _pair(warmup, f"{path}.warmup", "[start factor, share of the steps]")
     if share > 1:
         raise ValueError(f"{path}.warmup: the share of the steps must be in [0, 1], got {share:g}.")
-    return LossTerm(weight, (float(start), float(share)))
+    return LossTerm(weight, (start, share))
 
 
-def _check_number(value: Any, kind: type, path: str, at_least: float = 0, below: float = math.inf) -> int | float:
+def _pair(value: Any, path: str, what: str, at_least: float = 0, below: float = math.inf) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"{path} must be {what}, got {_shown(value)}.")
+    first, second = (float(check_number(number, float, path, at_least, below)) for number in value)
+    return first, second
+
+
+def check_number(value: Any, kind: type, path: str, at_least: float = 0, below: float = math.inf) -> int | float:
+    """`value`, if it is an int or, where `kind` is float, any number from `at_least` to under `below`.
+
+    Raises:
+        ValueError: it is not; names `path`, its place in the recipe.
+    """
     wrong_type = isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float))
     if wrong_type or not (at_least <= value < below):
         noun = "an integer" if kind is int else "a number"
         limit = f" and below {below:g}" if math.isfinite(below) else ""
         raise ValueError(f"{path} must be {noun} of at least {at_least:g}{limit}, got {_shown(value)}.")
     return kind(value)
+
+
+def check_share(value: Any, path: str) -> None:
+    """Raise ValueError, which names `path` in the recipe, unless `value` is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{path} must be a number from 0 to 1, got {_shown(value)}.")
 
 
 def _table(value: Any, path: str) -> Mapping[str, Any]:

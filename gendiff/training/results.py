@@ -54,6 +54,7 @@ def save_final(pipeline: Any, folder: Path, run: Run, last_row: Mapping[str, Any
             seconds=run.seconds,
             parameters={name: sum(p.numel() for p in module.parameters()) for name, module in run.trained.items()},
             world=run.accelerator.num_processes,
+            measured=run.measured,
         )
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader, default_collate
 from .checkpoint import read_facts, read_state, save_checkpoint
 from .data_order import DataOrder, step_seed
 from .methods import Method
+from .optimizer import make_optimizer, make_schedule
 from .progress import Meter
 from .recipe import Recipe, check_arguments
 
@@ -61,12 +61,14 @@ class Run:
     Attributes:
         step: optimiser steps done.
         seconds: spent on them, before resumptions too.
+        measured: what `finish` has to say of the final weights, in Markdown.
     """
 
     def __init__(self, recipe: Recipe, method: Method, dataset: Any, pipeline: Any, accelerator: Accelerator):
         self.recipe, self.method, self.dataset = recipe, method, dataset
         self.pipeline, self.accelerator = pipeline, accelerator
         self.step, self.seconds = 0, 0.0
+        self.measured: str | None = None
         self._meter, self._read_at = Meter(), (0, 0.0)
         settings = recipe.train
         pipeline.to(accelerator.device)
@@ -76,18 +78,8 @@ class Run:
         if settings.channels_last:
             self._to_memory_format(torch.channels_last)
         self._try_objective(train_step)
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in self.trained.parameters() if parameter.requires_grad],
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=accelerator.device.type in ("cpu", "cuda"),
-        )
-        self.schedule = get_scheduler(
-            settings.lr_schedule,
-            optimizer,
-            num_warmup_steps=settings.lr_warmup_steps,
-            num_training_steps=settings.steps,
-        )
+        optimizer = make_optimizer(dict(self.trained.items()), settings, accelerator.device)
+        self.schedule = make_schedule(optimizer, settings)
         self.model, self.optimizer = accelerator.prepare(train_step, optimizer)
         decay = settings.ema_decay
         self.ema = EMAModel(self.trained.parameters(), decay=decay, foreach=True) if decay else None
@@ -240,7 +232,7 @@ class Run:
             self.ema.copy_to(self.trained.parameters())
         self._to_memory_format(torch.contiguous_format)
         self.trained.eval()
-        self.method.finish(self.pipeline, self.dataset)
+        self.measured = self.method.finish(self.pipeline, self.dataset)
         return self.pipeline
 
 

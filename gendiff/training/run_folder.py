@@ -54,7 +54,8 @@ class RunFolder:
         facts = read_facts(checkpoint)
         if facts["world"] != world:
             raise ValueError(f"{self.path} was trained with {facts['world']} processes and cannot go on with {world}.")
-        _check_unchanged(facts["recipe"], recipe.to_dict(), self.path)
+        # Read again, so that what could not be chosen when the run was started has its default.
+        _check_unchanged(Recipe.from_dict(facts["recipe"]).to_dict(), recipe.to_dict(), self.path)
         if facts["step"] > recipe.train.steps:
             raise ValueError(f"{self.path} is at step {facts['step']} already, past train.steps={recipe.train.steps}.")
 

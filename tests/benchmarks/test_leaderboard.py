@@ -78,7 +78,8 @@ def test_the_figure_lies_beside_its_numbers(scripts, tmp_path):
 def test_every_built_in_model_of_the_data_has_its_rows(scripts):
     rows = scripts("leaderboard").all_rows(Namespace())
     assert list(rows)[:2] == ["real: held out", "real: training set"]
-    assert {name.partition("/")[0] for name in list(rows)[2:]} == {"ddpm-fashion"}
+    models = {name.partition("/")[0] for name in list(rows)[2:]}
+    assert "ddpm-fashion" in models and all("fashion" in name for name in models)
     assert all(fingerprint for name, (_, fingerprint) in rows.items() if "/" in name)
 
 

@@ -122,7 +122,7 @@ def test_list(gendiff_command):
     assert text.code == 0
     offers = json.loads(gendiff_command("list", "--json").out)
     assert set(offers) == {"tasks", "checkpoints", "datasets", "recipes"}
-    assert {"counterfactual", "image-generation"} <= {task["name"] for task in offers["tasks"]}
+    assert {"counterfactual", "image-generation", "next-frequency"} <= {task["name"] for task in offers["tasks"]}
     assert {"pendulum", "glyphs", "handwriting"} <= {dataset["name"] for dataset in offers["datasets"]}
     assert all(dataset["about"] for dataset in offers["datasets"])
     for rows in offers.values():

@@ -6,6 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
 
 from gendiff.data.pendulum import pendulum_graph
@@ -38,6 +40,24 @@ def test_causal_video(tmp_path, monkeypatch, capsys, tiny_video_pipeline):
             assert picture.n_frames == count
             assert picture.size == ((3 if name == "fork" else 1) * 16 * 4, 16 * 4)
     assert "network calls, cache" in capsys.readouterr().out
+
+
+def test_next_frequency(tmp_path, monkeypatch, capsys, tiny_next_frequency_pipeline):
+    model, out = tmp_path / "model", tmp_path / "out.png"
+    pipe = tiny_next_frequency_pipeline()
+    pipe.save_pretrained(model)
+    monkeypatch.setattr(sys, "argv", ["next_frequency.py", "--model", str(model), "--class", "two", "--out", str(out)])
+    runpy.run_path(str(SCRIPTS / "next_frequency.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "stage 3:  4 x 4  tokens" in printed and "an image: 4 network calls" in printed
+    picture = torch.from_numpy(np.array(Image.open(out)))[::7, ::7] / 255
+    assert picture.shape == (2 * 16, 4 * 16)
+    alone = pipe("two", generator=torch.Generator().manual_seed(0), output_type="pt").images[0, 0]
+    preview = pipe("two", num_stages=2, generator=torch.Generator().manual_seed(0), output_type="pt").images[0, 0]
+    again = pipe.vqvae.decode(pipe.vqvae.encode(2 * alone[None, None] - 1).tokens)[0, 0] / 2 + 0.5
+    for row, column, wanted in ((0, 3, alone), (0, 1, preview), (1, 3, again)):
+        shown = picture[16 * row : 16 * (row + 1), 16 * column : 16 * (column + 1)]
+        assert (shown - wanted).abs().max() < 0.01
 
 
 def test_every_script_is_in_the_table():

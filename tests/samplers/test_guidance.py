@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-from gendiff.samplers.guidance import guided, interval, ramp
+from gendiff.samplers.guidance import guided, guided_jointly, interval, ramp
 from gendiff.samplers.loop import Step, sample
 
 
@@ -70,6 +70,34 @@ def test_guidance_nests():
     torch.testing.assert_close(guided(inner, Counted(0.0), 0.5)(STATE, steps(1)[0]), 2.0 * STATE)
 
 
+class Stacked:
+    """The predictions `2 state` and `-state` in one call, stacked, which counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, state: torch.Tensor, step: Step) -> torch.Tensor:
+        self.calls += 1
+        return torch.cat([2.0 * state, -1.0 * state])
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0, lambda step: 2.0 + step.index])
+def test_predictions_of_one_call_are_guided_as_those_of_two(scale):
+    for step in steps(3):
+        apart = guided(Counted(2.0), Counted(-1.0), scale)(STATE, step)
+        together = guided_jointly(Stacked(), scale)(STATE, step)
+        assert together.shape == STATE.shape
+        torch.testing.assert_close(together, apart, rtol=0, atol=1e-14)
+
+
+def test_a_joint_prediction_is_made_at_every_step_and_weight_one_is_the_positive_bit_for_bit():
+    both = Stacked()
+    predict = guided_jointly(both, lambda step: float(step.index))
+    results = [predict(STATE, step) for step in steps(3)]
+    assert both.calls == 3
+    assert torch.equal(results[0], -1.0 * STATE) and torch.equal(results[1], 2.0 * STATE)
+
+
 def test_an_interval_costs_only_the_steps_inside_it():
     scheduler = DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(10)
@@ -93,7 +121,12 @@ def test_a_ramp_reaches_both_ends_and_is_symmetric():
 
 @pytest.mark.parametrize("scale", [-0.1, math.nan, math.inf])
 def test_a_bad_number_is_refused_before_any_work(scale: float):
-    for build in (lambda: guided(Counted(1.0), Counted(2.0), scale), lambda: interval(scale), lambda: ramp(1.0, scale)):
+    for build in (
+        lambda: guided(Counted(1.0), Counted(2.0), scale),
+        lambda: guided_jointly(Stacked(), scale),
+        lambda: interval(scale),
+        lambda: ramp(1.0, scale),
+    ):
         with pytest.raises(ValueError, match="finite and at least 0"):
             build()
 
@@ -105,6 +138,13 @@ def test_a_bad_scheduled_value_names_its_step_and_makes_no_prediction():
     with pytest.raises(ValueError, match=r"scale at step 3 of 3 .* got -1.0"):
         predict(STATE, steps(3)[2])
     assert (positive.calls, negative.calls) == (0, 1)
+
+
+def test_a_bad_scheduled_value_stops_a_joint_prediction_too():
+    both = Stacked()
+    with pytest.raises(ValueError, match=r"scale at step 2 of 3 .* got nan"):
+        guided_jointly(both, lambda step: math.nan)(STATE, steps(3)[1])
+    assert both.calls == 0
 
 
 def test_bad_schedules_are_refused():

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 FOLDER = Path(__file__).parents[2] / "samplers"
 TINY = {
+    "bands": ["--samples", "4", "--stages", "1", "2", "3", "5"],
     "convergence": ["--steps", "4", "8"],
     "guidance": ["--steps", "4", "--samples", "8", "--scales", "1", "3"],
     "inversion": ["--steps", "4", "8", "--samples", "8"],
@@ -67,3 +68,12 @@ def test_the_taught_scheduler_is_of_second_order():
         reached = sample(exact_predictor(data, scheduler), scheduler, noise, progress=False)
         errors.append((reached - data.transport(noise, (0.0, 1.0))).square().mean().sqrt().item())
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.1)
+
+
+def test_the_bands_of_every_spacing_leave_out_what_they_should():
+    script = runpy.run_path(str(FOLDER / "bands.py"))
+    images = script["maps"](2000, 7, 0)
+    for spacing in script["SPACINGS"]:
+        measured, exact = script["missing"](images, script["band_radii"](spacing, (1, 2, 3, 4, 5, 7)))
+        assert measured.tolist() == pytest.approx([share.item() for share in exact], abs=0.01)
+        assert exact[0] > 0.8 and measured[-1] < 1e-12

@@ -16,7 +16,8 @@ from gendiff.errors import InvalidInputError
 from gendiff.models.image_classifier import ImageClassifier
 from gendiff.training import trainer
 from gendiff.training.checkpoint import newest_checkpoint, read_state
-from gendiff.training.classification import build, flipped, objective, shifted
+from gendiff.training.classification import build, objective
+from gendiff.training.image_draws import flipped, shifted
 from gendiff.training.methods import get_method
 from gendiff.training.recipe import Recipe, load_recipe
 
