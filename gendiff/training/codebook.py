@@ -80,7 +80,8 @@ def tend_codebook(
     quantizer.code_use.mul_(USE_DECAY).add_(used, alpha=1 - USE_DECAY)
     quantizer.updates += 1
     step = int(quantizer.updates)
-    if step % REVIVE_EVERY or step > revive_steps:
+    # A frozen codebook, behind which a decoder alone is trained, stays what it is.
+    if step % REVIVE_EVERY or step > revive_steps or not quantizer.codebook.weight.requires_grad:
         return
     dead = quantizer.code_use < DEAD_BELOW * quantizer.code_use.mean()
     rows = _draw(torch.cat([_rows(grid) for grid in quantized.grids]), size, generator)

@@ -88,6 +88,15 @@ def test_only_dead_codes_move_and_only_every_so_often_and_not_after_the_last_tim
     assert torch.equal(weight, moved)
 
 
+def test_a_frozen_codebook_stays():
+    quantizer, step = quantizer_and_step()
+    before = quantizer.codebook.weight.detach().clone()
+    quantizer.requires_grad_(False)
+    for _ in range(REVIVE_EVERY):
+        tend_codebook(quantizer, step, torch.Generator(), revive_steps=REVIVE_EVERY)
+    assert torch.equal(quantizer.codebook.weight, before) and int(quantizer.updates) == REVIVE_EVERY
+
+
 def test_use_is_a_moving_mean_of_counts():
     quantizer, step = quantizer_and_step()
     for _ in range(3):

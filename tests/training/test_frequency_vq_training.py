@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from gendiff.errors import InvalidInputError
 from gendiff.models.frequency_vq import FrequencyVQModel
 from gendiff.training import codebook, trainer
 from gendiff.training.frequency_vq import METHOD, build, objective
-from gendiff.training.recipe import load_recipe
+from gendiff.training.recipe import builtin_recipes, load_recipe
 
 WEIGHTS = "final/diffusion_pytorch_model.safetensors"
 
@@ -171,11 +172,33 @@ def test_data_that_are_not_square_images_are_refused(images):
         build({"vqvae": TOKENIZER}, data)
 
 
-@pytest.mark.parametrize("kind", ["frequency-fashion", "scale-fashion", "frequency-emoji", "frequency-imagenet-256"])
-def test_built_in_recipes_fit_together(kind):
-    tokenizer, transformer = load_recipe(f"next-{kind}-tokenizer"), load_recipe(f"next-{kind}")
-    assert (tokenizer.task, transformer.task) == ("frequency-tokenizer", "next-frequency")
-    assert transformer.models["vqvae"]["path"] == f"runs/{tokenizer.name}/final", "where a run is if --out is not given"
-    assert transformer.data == tokenizer.data
-    revived = tokenizer.objective["revive_steps"]
-    assert 0 < revived < tokenizer.train.steps
+def test_a_decoder_is_trained_on_alone_and_the_tokens_stay(trained, tmp_path):
+    recipe = tokenizer_recipe(steps=4)
+    models = {"vqvae": {"path": str(trained / "final")}}
+    recipe = dataclasses.replace(recipe, models=models, objective={"revive_steps": 10**6})
+    made = trainer.train(recipe, tmp_path, dataset=Bars())
+    before, images = FrequencyVQModel.from_pretrained(trained / "final"), whole_batch()["image"]
+    for old, new in zip(before.encode(images).tokens, made.vqvae.encode(images).tokens, strict=True):
+        assert torch.equal(old, new)
+    state, after = before.state_dict(), made.vqvae.state_dict()
+    changed = {name.split(".")[0] for name in state if not torch.equal(state[name], after[name])}
+    assert changed == {"decoder", "post_quant_conv", "quantizer"}
+    assert all(torch.equal(p, after[f"quantizer.{name}"]) for name, p in before.quantizer.named_parameters())
+    with pytest.raises(ValueError, match=r"is for \(C, S\) = \(1, 16\), the data are \(3, 16\)"):
+        build(models, Bars(channels=3))
+    with pytest.raises(ValueError, match=r"unknown key models\.vqvae\.stages"):
+        build({"vqvae": {**models["vqvae"], "stages": [1]}}, Bars())
+
+
+@pytest.mark.parametrize("name", [name for name in builtin_recipes() if name.startswith("next-")])
+def test_built_in_recipes_read_what_another_leaves(name):
+    recipe = load_recipe(name)
+    path = recipe.models["vqvae"].get("path")
+    if path is None:
+        assert recipe.task == "frequency-tokenizer"
+        assert 0 < recipe.objective["revive_steps"] < recipe.train.steps
+        return
+    # A run is in runs/NAME if --out is not given.
+    before = load_recipe(Path(path).parts[1])
+    assert path == f"runs/{before.name}/final" and before.task == "frequency-tokenizer"
+    assert before.data == recipe.data
