@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
+from safetensors.torch import load_file
 
 from gendiff.models.frequency_vq import FrequencyVQModel
 
@@ -19,10 +19,15 @@ def load_tokenizer(path: str) -> FrequencyVQModel:
     """
     for folder in (Path(path), Path(path, "vqvae")):
         if (folder / "config.json").is_file():
-            found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
-            if found != FrequencyVQModel.__name__:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if config.get("_class_name") != FrequencyVQModel.__name__:
+                found = config.get("_class_name")
                 raise ValueError(f"models.vqvae.path: {folder} holds a {found}, not a {FrequencyVQModel.__name__}.")
-            return FrequencyVQModel.from_pretrained(folder, use_safetensors=True, torch_dtype=torch.float32).eval()
+            # Not `from_pretrained`, which would write this machine's path into whatever is saved later.
+            vqvae = FrequencyVQModel.from_config(config)
+            assert isinstance(vqvae, FrequencyVQModel)
+            vqvae.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+            return vqvae.eval()
     raise FileNotFoundError(
         f"models.vqvae.path: {path} holds no tokenizer; its recipe, named ...-tokenizer, comes first."
     )
