@@ -16,6 +16,10 @@ from gendiff.nn.stage_cache import StageCache
 LARGEST_SCALE = 100.0
 """A head's learned scale of normalised queries is at most this."""
 
+LARGEST_HIDDEN = 2**24
+"""Bytes of an MLP's hidden layer computed together on a CPU. Memory for more is new to the process each time, and costs
+more than it saves."""
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision as float32, all else as it is."""
@@ -115,8 +119,15 @@ class NextFrequencyBlock(nn.Module):
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unbind(dim=2)
         attended = self.attn(torch.addcmul(shift1, self.norm(h), scale1 + 1), mask, layer, cache)
         h = h + self._dropped(gate1 * attended)
-        hidden = F.gelu(self.fc1(torch.addcmul(shift2, self.norm(h), scale2 + 1)), approximate="tanh")
-        return h + self._dropped(gate2 * self.fc2(hidden))
+        return h + self._dropped(gate2 * self._mlp(torch.addcmul(shift2, self.norm(h), scale2 + 1)))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        parts = 1
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            parts = math.ceil(x[..., 0].numel() * self.fc1.out_features * x.element_size() / LARGEST_HIDDEN)
+        pieces = [self.fc2(F.gelu(self.fc1(rows), approximate="tanh")) for rows in x.flatten(0, 1).chunk(parts)]
+        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).view_as(x)
 
     def _dropped(self, branch: Tensor) -> Tensor:
         if not self.training or not self.drop_path:

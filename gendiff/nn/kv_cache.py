@@ -193,10 +193,13 @@ class KVCache(ABC):
         if store is None or self._shared[layer]:
             with torch.inference_mode(False):  # a tensor born in inference mode could not be written outside of it
                 shape = (2, *like.shape[:2], self.capacity, like.shape[3])
-                # Zeros, not whatever lies there: a masked slot that holds NaN would still spoil a softmax average.
-                store = like.new_zeros(shape) if store is None else store.clone()
+                store = self._new_store(like, shape) if store is None else store.clone()
             self._stores[layer], self._shared[layer] = store, False
         return store
+
+    def _new_store(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        # Zeros, not whatever lies there: a masked slot that holds NaN would still spoil a softmax average.
+        return like.new_zeros(shape)
 
     def _check_layout(self, k: Tensor, v: Tensor) -> None:
         for name, tensor in (("k", k), ("v", v)):
@@ -224,6 +227,10 @@ class AppendKVCache(KVCache):
 
     def evict(self, sinks: int, window: int) -> None:
         raise ValueError("AppendKVCache cannot evict, earlier stages stay visible; use RingKVCache.")
+
+    def _new_store(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        # Only rows that were written are ever read, so filling memory first would be for nothing.
+        return like.new_empty(shape)
 
 
 @final

@@ -60,7 +60,10 @@ def guided_jointly(both: Predictor, scale: float | Schedule = 1.0) -> Predictor:
     def predict(state: State, step: Step) -> Tensor:
         weight = _weight(scale, step)
         positive, negative = both(state, step).chunk(2)
-        return positive if weight == 1 else negative + weight * (positive - negative)
+        if weight == 1:
+            return positive
+        # In place, because logits over a large codebook make every copy felt.
+        return (positive - negative).mul_(weight).add_(negative)
 
     return predict
 

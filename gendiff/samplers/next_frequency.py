@@ -192,13 +192,16 @@ def filter_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     """
     by_mass = 0 < top_p < 1
     if not 0 < top_k < logits.shape[-1]:
-        return _without_tail(logits, *logits.sort(dim=-1), top_p) if by_mass else logits
+        if not by_mass:
+            return logits
+        ascending, order = logits.sort(dim=-1)
+        return logits.scatter(-1, order, _without_tail(ascending, top_p))
     # One more than wanted, which tells whether the last one is tied with any that would be left out.
     best, order = logits.topk(top_k + 1, dim=-1)
     tied = best[..., -1] == best[..., -2]
     smallest, best, order = best[..., -2:-1], best[..., :-1].flip(-1), order[..., :-1].flip(-1)
-    nothing = torch.full_like(logits, -math.inf)
-    filtered = _without_tail(nothing, best, order, top_p) if by_mass else nothing.scatter(-1, order, best)
+    filtered = torch.full_like(logits, -math.inf)
+    filtered.scatter_(-1, order, _without_tail(best, top_p) if by_mass else best)
     if tied.any():
         rows = logits[tied].masked_fill(logits[tied] < smallest[tied], -math.inf)
         filtered[tied] = filter_logits(rows, 0, top_p)
@@ -210,7 +213,7 @@ def draw_tokens(logits: Tensor, generator: torch.Generator | list[torch.Generato
 
     So the same generator draws the same tokens on every device, but for rounding.
     """
-    mass = logits.softmax(dim=-1).cumsum(dim=-1)
+    mass = logits.softmax(dim=-1).cumsum_(dim=-1)
     whole = mass[..., -1:]
     drawn = _uniform(logits.shape[:2], generator, logits)[..., None] * whole
     # Below the whole, or rounding could land behind the last code that has any probability.
@@ -226,11 +229,11 @@ def gumbel_weights(logits: Tensor, ratio: float, generator: torch.Generator | li
     return ((logits * (1 + ratio) + gumbel) / sharpness).softmax(dim=-1)
 
 
-def _without_tail(logits: Tensor, ascending: Tensor, order: Tensor, top_p: float) -> Tensor:
-    """`logits` with values (..., k) at their places, less the lowest that hold at most 1 - top_p of the probability."""
+def _without_tail(ascending: Tensor, top_p: float) -> Tensor:
+    """Ascending values with the lowest that hold at most 1 - top_p of the probability at minus infinity."""
     tail = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
     tail[..., -1] = False
-    return logits.scatter(-1, order, ascending.masked_fill(tail, -math.inf))
+    return ascending.masked_fill(tail, -math.inf)
 
 
 def _is_number(value: Any) -> bool:
