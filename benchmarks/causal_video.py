@@ -33,10 +33,9 @@ from causal_video_plan import OTHER_STEPS, SLOW_STEPS, Job, jobs_of, predicted_s
 from causal_video_runs import PRESETS, Work, make_pipes
 from causal_video_tables import markdown, plot
 from noise import load
-from provenance import checkpoint_sha256, command_line, environment, git_state, model_folder, now
+from provenance import checkpoint_sha256, environment, model_folder, origin
 from report import write_result
 
-import gendiff
 from gendiff.files import write_whole
 
 QUICK = {"preset": "tiny", "steps": 2, "ar_steps": [1, 2, 4, 10], "repeats": 2, "stream_frames": [20, 60]}
@@ -94,10 +93,7 @@ def run(args: argparse.Namespace) -> Path:
         cases += drifts(pipes[False], work, args.drift_videos, args.drift_frames, args.steps)
     env["load_after"] = load()
     result = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": env,
         "calibration": calibration,
         "settings": settings_of(args, work, sizes, memory, share, jobs),

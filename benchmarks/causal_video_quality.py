@@ -38,7 +38,7 @@ from causal_video_quality_rows import (
 from causal_video_quality_tables import markdown, plot
 from diffusers.utils import logging
 from noise import load
-from provenance import checkpoint_sha256, command_line, environment, git_state, model_folder, now
+from provenance import checkpoint_sha256, environment, model_folder, origin
 from report import write_result
 from torch import Tensor
 
@@ -80,10 +80,7 @@ def run(args: argparse.Namespace) -> Path:
     cases, conditions, seconds = measure(pipe, data, args)
     env["load_after"] = load()
     result = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": env,
         "settings": {
             "model": args.model,

@@ -17,7 +17,7 @@ import torch
 import yaml
 from arguments import run_or_explain
 from classifiers_table import result_table
-from provenance import checkpoint_sha256, command_line, environment, git_state, now
+from provenance import checkpoint_sha256, environment, origin
 from report import write_result
 from torch import Tensor
 
@@ -50,10 +50,7 @@ def run(args: argparse.Namespace) -> Path:
     if not folders:
         raise ValueError(f"--checkpoints {args.checkpoints} holds no classifier.")
     result = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": environment(args.device, "float32"),
         "settings": {"split": "test", "batch_size": BATCH},
         "cases": [measure(folder, args.root, args.device) for folder in folders],

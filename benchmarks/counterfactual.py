@@ -18,7 +18,7 @@ from counterfactual_figure import draw_examples, store_examples
 from counterfactual_questions import Exam, Examiner
 from counterfactual_rows import MODEL_ROWS, REFERENCE_ROWS, Row, Student, sit_model_row, sit_reference_row
 from counterfactual_tables import to_markdown
-from provenance import checkpoint_sha256, command_line, environment, git_state, model_folder, now
+from provenance import checkpoint_sha256, environment, model_folder, now, origin
 from report import read_result, write_result
 
 import gendiff
@@ -134,10 +134,7 @@ def prepare_result(args: argparse.Namespace, pipes: dict[str, tuple], examiner: 
         )
     models = [row.name for row in MODEL_ROWS]
     return {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": environment(str(pipe.device), str(pipe.dtype).removeprefix("torch.")),
         "settings": settings,
         "cases": [

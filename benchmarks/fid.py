@@ -22,11 +22,10 @@ from calibration import DTYPES
 from calls import Work, load, option
 from fid_report import plot_against_calls, plot_against_images, quality_markdown
 from noise import load as machine_load
-from provenance import checkpoint_sha256, command_line, environment, git_state, model_folder, now
+from provenance import checkpoint_sha256, environment, model_folder, origin
 from report import read_result, write_result
 from torch import Tensor
 
-import gendiff
 from gendiff.data.image_source import ImageSource
 from gendiff.data.pipeline_source import PipelineSource
 from gendiff.errors import MetricWarning
@@ -111,10 +110,7 @@ def run(args: argparse.Namespace) -> Path:
     if old is not None and not usable and not args.force:
         raise ValueError(f"{output} holds scores of other settings: name another --output, or give --force.")
     result: dict[str, Any] = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": env,
         "settings": settings,
         "reports": old["reports"] if old is not None and usable else [],

@@ -26,12 +26,11 @@ from harness import figures
 from noise import load
 from paired import compare_runs
 from PIL import Image
-from provenance import command_line, environment, git_state, now
+from provenance import environment, origin
 from random_inception import write_random_inception
 from report import write_result
 from torch import Tensor
 
-import gendiff
 from gendiff.data.sources import open_source
 from gendiff.errors import MetricWarning
 from gendiff.files import write_whole
@@ -66,10 +65,7 @@ def main(argv: list[str] | None = None) -> Path:
         cases.append(extraction_case(folders[0], weights, args))
     env["load_after"] = load()
     result = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": env,
         "settings": {"num_images": args.num, "side": SIDE, "seed": args.seed, "bar": BAR, "versions": versions()},
         "cases": cases,

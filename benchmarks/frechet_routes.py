@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from arguments import natural, positive, run_or_explain, say, set_threads
 from noise import NOISY_BELOW, load
-from provenance import command_line, environment, git_state, now
+from provenance import environment, origin
 from report import environment_line, markdown_table, write_result
 from timing import summary, time_once
 
-import gendiff
 from gendiff.files import write_whole
 from gendiff.metrics.frechet import FrechetStats, Route, frechet_distance
 
@@ -207,10 +206,7 @@ def run(args: argparse.Namespace) -> Path:
     with threadpool_limits(torch.get_num_threads()):  # numpy and scipy have threads of their own
         cases = measure(args.dim, args.num, args.seed, args.smallest, args.repeats)
     result = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": {**env, "load_after": load()},
         "settings": settings,
         "cases": cases,

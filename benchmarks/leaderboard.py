@@ -24,10 +24,9 @@ from calls import Work, load, make_call
 from harness import measure
 from leaderboard_tables import figure, markdown
 from noise import load as machine_load
-from provenance import checkpoint_sha256, command_line, environment, git_state, model_folder, now
+from provenance import checkpoint_sha256, environment, model_folder, origin
 from report import read_result, write_result
 
-import gendiff
 from gendiff.data.image_source import ImageSource
 from gendiff.data.pipeline_source import PipelineSource
 from gendiff.data.source_arrays import ArraySource
@@ -81,10 +80,7 @@ def main() -> None:
             order = {name: i for i, name in enumerate(rows)}
             cases.sort(key=lambda case: (order[case["row"]], case["seed"]))
             result = {
-                "created": now(),
-                "gendiff": gendiff.__version__,
-                "git": git_state(),
-                "command": command_line(),
+                **origin(),
                 "env": environment(options.device, "float32") | {"load_before": before, "load_after": machine_load()},
                 "calibration": calibration,
                 "settings": settings,

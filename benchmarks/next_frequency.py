@@ -41,10 +41,9 @@ from next_frequency_cases import (
 from next_frequency_runs import PRESETS, Work, make_pipe
 from next_frequency_tables import markdown, plot
 from noise import load
-from provenance import command_line, environment, git_state, now
+from provenance import environment, origin
 from report import write_result
 
-import gendiff
 from gendiff.files import write_whole
 
 QUICK = {"preset": "tiny", "batches": [1], "repeats": 2, "warmup": 1, "budget": 0.01}
@@ -80,10 +79,7 @@ def run(args: argparse.Namespace) -> Path:
     env["load_after"] = load()
     make_pipe.cache_clear()
     result = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": env,
         "calibration": calibration,
         "settings": {

@@ -40,10 +40,9 @@ from next_frequency_rows import Job, jobs_of
 from next_frequency_scores import check_shape
 from next_frequency_yardstick import EXTRACTORS, make_yardstick
 from noise import load as machine_load
-from provenance import command_line, environment, git_state, now
+from provenance import environment, origin
 from report import read_result, write_result
 
-import gendiff
 from gendiff.data import load_dataset
 from gendiff.files import write_whole
 
@@ -137,10 +136,7 @@ def settings_of(args: argparse.Namespace, reference: int) -> dict[str, Any]:
 def result_of(settings: dict[str, Any], env: dict[str, Any], cases: list[dict[str, Any]]) -> dict[str, Any]:
     """The whole result file."""
     return {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": env,
         "settings": settings,
         "cases": cases,

@@ -27,13 +27,12 @@ from flops import count_flops
 from harness import as_tensor, figures, network_seconds, network_times
 from noise import load as machine_load
 from paired import compare_runs, verdict
-from provenance import checkpoint_sha256, command_line, environment, git_state, model_folder, now
+from provenance import checkpoint_sha256, environment, model_folder, origin
 from report import markdown_table, write_result
 from timed_tables import timed_markdown
 from timing import bootstrap_ci
 from torch import Tensor
 
-import gendiff
 from gendiff.errors import InvalidInputError
 from gendiff.files import write_whole
 from gendiff.pipelines.registry import get_task
@@ -76,10 +75,7 @@ def run(args: argparse.Namespace) -> Path:
     cases = [{**known, **measure_pair(pipe, name, peer, work, batch, args, calibration)} for batch in args.batches]
     env["load_after"] = machine_load()
     result = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": env,
         "calibration": calibration,
         "settings": {"model": model, "peer": name, "tolerance": args.tolerance, "pair_budget_s": args.budget},

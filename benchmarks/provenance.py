@@ -17,6 +17,7 @@ import torch
 from calibration import simd
 from noise import load
 
+import gendiff
 from gendiff.pipelines.base import GendiffPipeline
 
 PACKAGES = ("torch", "diffusers", "accelerate", "numpy")
@@ -31,6 +32,11 @@ def command_line() -> str:
 def now() -> str:
     """UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def origin() -> dict[str, Any]:
+    """How every result file begins: when, by which version and commit, and by which command."""
+    return {"created": now(), "gendiff": gendiff.__version__, "git": git_state(), "command": command_line()}
 
 
 def environment(device: str, dtype: str, compile_mode: str | None = None) -> dict[str, Any]:

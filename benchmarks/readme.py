@@ -20,7 +20,7 @@ from typing import Any
 import causal_video_quality_tables
 import causal_video_tables
 import classifiers_table
-import emoji
+import emoji_quality
 import leaderboard_tables
 import next_frequency_quality_tables
 import next_frequency_tables
@@ -39,7 +39,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "causal-video": causal_video_tables.result_table,
     "causal-video-quality": causal_video_quality_tables.result_table,
     "classifiers": classifiers_table.result_table,
-    "emoji": emoji.result_table,
+    "emoji": emoji_quality.result_table,
     "leaderboard": leaderboard_tables.result_table,
     "next-frequency": next_frequency_tables.result_table,
     "next-frequency-quality": next_frequency_quality_tables.result_table,

@@ -20,12 +20,11 @@ import torch
 from arguments import natural, positive, say
 from noise import load
 from PIL import Image
-from provenance import command_line, environment, git_state, now
+from provenance import environment, origin
 from report import summarise, write_result
 from sensitivity_table import to_markdown
 from torch import Tensor
 
-import gendiff
 from gendiff.data import load_dataset
 from gendiff.data.sources import open_source
 from gendiff.files import write_whole
@@ -51,10 +50,7 @@ def main(argv: list[str] | None = None) -> Path:
         parser.error(str(error))
     env["load_after"] = load()
     result = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": env,
         "settings": {"num_images": args.num, "seeds": args.seeds, "order": list(ORDER)},
         "cases": cases,

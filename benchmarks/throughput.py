@@ -21,13 +21,12 @@ from arguments import add_machine_options, growing, positive, run_or_explain, sa
 from calibration import DTYPES, calibrate, resolve_dtype
 from calls import Work, load, option
 from noise import load as machine_load
-from provenance import checkpoint_sha256, command_line, environment, git_state, model_folder, now
+from provenance import checkpoint_sha256, environment, model_folder, origin
 from report import write_result
 from sweep import sweep
 from timed_plots import plot_throughput
 from timed_tables import timed_markdown
 
-import gendiff
 from gendiff.files import write_whole
 from gendiff.pipelines.registry import get_task
 
@@ -74,10 +73,7 @@ def run(args: argparse.Namespace) -> Path:
     cases, stopped = sweep(pipe, work, args, calibration, {**identity(pipe, work), "load_s": load_s})
     env["load_after"] = machine_load()
     result = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": env,
         "calibration": calibration,
         "settings": {

@@ -1,6 +1,6 @@
 """How good are generated emoji? Class accuracy and Frechet distance in the features of `emoji-cnn`, beside real ones.
 
-python benchmarks/emoji.py --threads 1       # results/emoji.json, for the model card; a minute of one core
+python benchmarks/emoji_quality.py --threads 1       # results/emoji.json, for the model card; a minute of one core
 
 Needs emoji: `gendiff data import emoji --root data`. The reference is the training set, 3,313 pictures; the few test
 pictures against it are the floor, and what the tokenizer makes of them is what no transformer over it can beat.
@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from arguments import device, natural, positive, run_or_explain, say, set_threads
 from calls import Work, load
-from provenance import checkpoint_sha256, command_line, environment, git_state, model_folder, now
+from provenance import checkpoint_sha256, environment, model_folder, origin
 from report import markdown_table, write_result
 from torch import Tensor
 
-import gendiff
 from gendiff.data import load_dataset
 from gendiff.data.pipeline_source import PipelineSource
 from gendiff.data.source_arrays import ArraySource
@@ -73,10 +72,7 @@ def run(args: argparse.Namespace) -> Path:
         ]
         cases.append({"row": row, "seed": 0, "cells": cells})
     result = {
-        "created": now(),
-        "gendiff": gendiff.__version__,
-        "git": git_state(),
-        "command": command_line(),
+        **origin(),
         "env": environment(args.device, "float32"),
         "settings": {
             "reference": "emoji:train",
