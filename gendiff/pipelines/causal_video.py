@@ -25,6 +25,7 @@ from .causal_video_frames import Given, check_given, check_output_type, encode_f
 from .causal_video_rollout import UseCache, check_groups, check_guidance, check_num_frames, check_rollout, check_whole
 from .causal_video_session import CausalVideoSession
 from .causal_video_snapshot import Generators, SessionSnapshot, check_generator
+from .class_labels import names_by_number
 
 __all__ = [
     "CausalVideoPipeline",
@@ -64,7 +65,7 @@ class CausalVideoPipeline(GendiffPipeline):
         class_names: Sequence[str] | Mapping[str, str] = (),
     ) -> None:
         super().__init__()
-        class_names = list(class_names.values() if isinstance(class_names, Mapping) else class_names)
+        class_names = names_by_number(class_names)
         if class_names and len(class_names) != transformer.config["num_classes"]:
             raise ValueError(
                 f"class_names must be {transformer.config['num_classes']}, as the transformer has classes, got "

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .registry import suggest
+from .class_labels import class_number
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,7 @@ def class_condition(class_labels: Any, batch: int, names: Sequence[str], num_cla
         given = given * batch
     if len(given) != batch or not given:
         raise ValueError(f"class_labels must hold one class for each of {batch} videos, got {len(given)}.")
-    return torch.tensor([_class(label, names, num_classes) for label in given])
-
-
-def _class(label: Any, names: Sequence[str], num_classes: int) -> int:
-    if isinstance(label, str):
-        if label not in names:
-            raise ValueError(f"class_labels has {label!r}; {suggest(label, names)}")
-        return list(names).index(label)
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
-        raise ValueError(f"class_labels must be 0 to {num_classes - 1}, or a name, got {label!r}.")
-    return label
+    return torch.tensor([class_number(label, names, num_classes) for label in given])
 
 
 def text_condition(

@@ -17,6 +17,7 @@ from gendiff.samplers.guidance import guided
 from gendiff.samplers.loop import Predictor, Step, sample
 
 from .base import GendiffPipeline
+from .class_labels import class_numbers, names_by_number
 from .registry import suggest
 from .stats import Meter, RunStats
 
@@ -63,7 +64,7 @@ class ImageGenerationPipeline(GendiffPipeline):
         class_names: Sequence[str] | Mapping[str, str] = (),
     ) -> None:
         super().__init__()
-        class_names = list(class_names.values() if isinstance(class_names, Mapping) else class_names)
+        class_names = names_by_number(class_names)
         self.register_modules(unet=unet, scheduler=scheduler)
         # As a dict, because diffusers takes a list in the index of a pipeline for a component.
         self.register_to_config(class_names={str(i): name for i, name in enumerate(class_names)})
@@ -103,7 +104,7 @@ class ImageGenerationPipeline(GendiffPipeline):
         """Draw images.
 
         Args:
-            class_labels: a class or one for each image, by number or name; None draws without a class.
+            class_labels: a class or one for each image, by number or name; None, -1 or the number of classes: no class.
             num_images_per_prompt: images for each label, next to one another; without labels, their number.
             num_inference_steps: steps of the walk.
             guidance_scale: classifier-free guidance, 1 = off, and then it costs nothing.
@@ -116,7 +117,7 @@ class ImageGenerationPipeline(GendiffPipeline):
         Raises:
             ValueError: an argument is out of range; named in the message.
         """
-        labels = self._check_labels(class_labels, num_images_per_prompt)
+        labels = class_numbers(class_labels, num_images_per_prompt, self.class_names, len(self.class_names))
         self._check_run(num_inference_steps, guidance_scale, output_type, labels)
         state = self._start(len(labels), generator, latents)
         on_step_end = self.adapt_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
@@ -163,30 +164,6 @@ class ImageGenerationPipeline(GendiffPipeline):
         if tuple(latents.shape) != shape:
             raise ValueError(f"latents must be {shape}, got {tuple(latents.shape)}.")
         return latents.to(self._execution_device, self.unet.dtype)
-
-    def _check_labels(self, class_labels: Any, per_label: int) -> Tensor:
-        """(B,) int64, -1 = no class."""
-        if isinstance(per_label, bool) or not isinstance(per_label, int) or per_label < 1:
-            raise ValueError(f"num_images_per_prompt must be a whole number of at least 1, got {per_label!r}.")
-        if class_labels is None:
-            return torch.full((per_label,), -1)
-        if isinstance(class_labels, Tensor):
-            class_labels = class_labels.tolist()
-        given = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
-        if not given:
-            raise ValueError("class_labels must hold at least one class, got none.")
-        return torch.tensor([self._class(label) for label in given]).repeat_interleave(per_label)
-
-    def _class(self, label: Any) -> int:
-        names = self.class_names
-        if isinstance(label, str):
-            if label not in names:
-                raise ValueError(f"class_labels has {label!r}; {suggest(label, names)}")
-            return names.index(label)
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(names):
-            allowed = f"0 to {len(names) - 1}, or a name" if names else "None: the model knows no classes"
-            raise ValueError(f"class_labels must be {allowed}, got {label!r}.")
-        return label
 
     def _check_run(self, steps: int, guidance_scale: float, output_type: str, labels: Tensor) -> None:
         limit = self.scheduler.config["num_train_timesteps"]

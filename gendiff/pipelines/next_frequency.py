@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -25,7 +25,7 @@ from gendiff.samplers.next_frequency import (
 )
 
 from .base import GendiffPipeline
-from .class_labels import class_numbers
+from .class_labels import class_numbers, names_by_number
 from .images import to_tensor
 from .known_stages import Known, known_stages
 from .registry import suggest
@@ -73,8 +73,8 @@ class NextFrequencyPipeline(GendiffPipeline):
     """
 
     model_cpu_offload_seq = "transformer->vqvae"
-    # Methods beside forward are called, where offload hooks do not reach.
-    _exclude_from_cpu_offload = ["transformer", "vqvae"]  # noqa: RUF012 (diffusers' attribute)
+    # Its methods are called beside forward, where offload hooks do not reach.
+    _exclude_from_cpu_offload: ClassVar[list[str]] = ["vqvae"]
     _callback_tensor_inputs = ("latents",)
 
     def __init__(
@@ -85,10 +85,7 @@ class NextFrequencyPipeline(GendiffPipeline):
         class_names: Sequence[str] | Mapping[str, str] = (),
     ) -> None:
         super().__init__()
-        if isinstance(class_names, Mapping):
-            # A saved config comes back sorted as texts, "10" before "2".
-            class_names = [class_names[number] for number in sorted(class_names, key=int)]
-        class_names = list(class_names)
+        class_names = names_by_number(class_names)
         self.register_modules(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
         # As a dict, because diffusers takes a list in the index of a pipeline for a component.
         self.register_to_config(class_names={str(i): name for i, name in enumerate(class_names)})

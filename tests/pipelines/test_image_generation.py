@@ -105,6 +105,12 @@ def test_it_loads_as_it_was_saved(pipe, tmp_path):
         assert torch.allclose(draw(loaded, "square"), draw(pipe, "square"), atol=1e-5)
 
 
+def test_names_keep_their_numbers_when_there_are_more_than_ten(tiny_image_pipeline, tmp_path):
+    names = [f"class {number}" for number in range(12)]  # a sorted "10" would stand before "2"
+    tiny_image_pipeline(names).save_pretrained(tmp_path / "model")
+    assert gendiff.pipeline("image-generation", tmp_path / "model").class_names == names
+
+
 def test_without_classes_nothing_is_asked_of_the_network(tiny_image_pipeline):
     pipe = tiny_image_pipeline([])
     assert draw(pipe).shape == (1, 1, 8, 8)
@@ -115,7 +121,7 @@ def test_without_classes_nothing_is_asked_of_the_network(tiny_image_pipeline):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"class_labels": 3}, "class_labels must be 0 to 2, or a name, got 3"),
+        ({"class_labels": 4}, "class_labels must be 0 to 2, or a name, got 4"),
         ({"class_labels": "squar"}, "Did you mean 'square'"),
         ({"class_labels": []}, "class_labels must hold at least one"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt must be a whole number"),

@@ -36,8 +36,8 @@ def pipe(tiny_next_frequency_pipeline) -> NextFrequencyPipeline:
 
 KEPT = {"image": IMAGE, "keep_stages": 2}
 CALLS: list[tuple[dict[str, Any], str]] = [
-    ({"class_labels": 4}, "class_labels must be from 0 to 2, or a name, or None for no class, got 4"),
-    ({"class_labels": [0, -2]}, "class_labels must be from 0 to 2, or a name, or None for no class, got -2"),
+    ({"class_labels": 4}, "class_labels must be 0 to 2, or a name, got 4"),
+    ({"class_labels": [0, -2]}, "class_labels must be 0 to 2, or a name, got -2"),
     ({"class_labels": "tow"}, "class_labels has 'tow'; known: one, two, three. Did you mean 'two'"),
     ({"class_labels": []}, "class_labels must hold at least one class, got none"),
     ({"num_images_per_prompt": 0}, "num_images_per_prompt must be a whole number of at least 1, got 0"),
