@@ -16,10 +16,11 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding
 from torch import Tensor, nn
 
-from gendiff.models.causal_wan_block import CausalWanBlock, WanPass, WideLayerNorm, wide
+from gendiff.models.causal_wan_block import CausalWanBlock, WanPass
 from gendiff.nn.causal_call import check_causal_call, frame_times
 from gendiff.nn.frame_plan import ATTENTION_MODES, FramePlan, prefix_plan
 from gendiff.nn.video_cache import VideoKVCache
+from gendiff.nn.wide import WideLayerNorm, wide
 
 
 class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):

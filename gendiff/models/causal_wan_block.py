@@ -18,20 +18,7 @@ from gendiff.nn.frame_plan import FramePlan
 from gendiff.nn.query_groups import QueryGroup, query_groups, token_rows
 from gendiff.nn.rotary_3d import rotary_table_3d, rotate_pairs
 from gendiff.nn.video_cache import CacheView, VideoKVCache
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """Float32, or float64 where that is what is computed in: norms, modulation and residuals are summed in it."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-class WideLayerNorm(nn.LayerNorm):
-    """LayerNorm in at least float32. diffusers' `FP32LayerNorm` would round float64."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        dtype = wide(x.dtype)
-        weight, bias = (None if part is None else part.to(dtype) for part in (self.weight, self.bias))
-        return nn.functional.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps)
+from gendiff.nn.wide import WideLayerNorm, wide
 
 
 class CastRMSNorm(nn.RMSNorm):

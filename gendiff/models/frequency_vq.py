@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from gendiff.nn.bands import band_maps, band_radii, coefficient_counts, lowpasses
 from gendiff.nn.residual_quantizer import QuantizedStages, ResidualQuantizer, smoother_of_stages
 from gendiff.nn.stages import check_stages
+from gendiff.nn.wide import wide
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,6 @@ class FrequencyVQModel(ModelMixin, ConfigMixin):
             phi_index=list(phi_index),
             band_spacing=band_spacing if isinstance(band_spacing, str) else list(band_spacing),
         )
-        self._check_bands(allow_empty_bands)
         levels = len(block_out_channels)
         self.encoder = Encoder(
             in_channels,
@@ -177,6 +177,7 @@ class FrequencyVQModel(ModelMixin, ConfigMixin):
         self.quantizer = ResidualQuantizer(
             stages, latent_channels, codebook_size, phi_index, smooth_ratio=phi_ratio, cosine=cosine_codes
         )
+        self._check_bands(allow_empty_bands)
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -280,27 +281,24 @@ class FrequencyVQModel(ModelMixin, ConfigMixin):
     def _features(self, x: Tensor) -> Tensor:
         """The map (B, C, N, N) that is quantised, at least float32."""
         f = self.quant_conv(self.encoder(x))
-        return f if f.dtype == torch.float64 else f.float()
+        return f.to(wide(f.dtype))
 
     def _reconstruct(self, f_hat: Tensor) -> Tensor:
         dtype = self.post_quant_conv.weight.dtype
         return self.decoder(self.post_quant_conv(f_hat.to(dtype)))
 
     def _check_bands(self, allow_empty: bool) -> None:
-        if self.radii is None:
-            return
-        counts = coefficient_counts(self.radii, self.config["stages"][-1])
-        empty = [k for k, count in enumerate(counts) if not count]
-        if not empty:
+        report = self.band_report()
+        if not report.empty:
             return
         text = (
-            f"band_spacing {self.config['band_spacing']!r} leaves stages {empty} without any frequency, with radii "
-            f"{[round(radius, 3) for radius in self.radii]}"
+            f"band_spacing {self.config['band_spacing']!r} leaves stages {report.empty} without any frequency, with "
+            f"radii {[round(radius, 3) for radius in report.radii or ()]}"
         )
         if not allow_empty:
             raise ValueError(f"{text}; use another spacing, or allow_empty_bands=True.")
-        if (text,) not in _WARNED:
-            _WARNED.add((text,))
+        if text not in _WARNED:
+            _WARNED.add(text)
             logger.warning("%s: they only refine what earlier stages missed.", text)
 
     def _check_images(self, x: Tensor) -> None:
@@ -324,5 +322,5 @@ class FrequencyVQModel(ModelMixin, ConfigMixin):
             )
 
 
-_WARNED: set[tuple[str]] = set()
+_WARNED: set[str] = set()
 """Warnings given already: one for each choice of bands, not one for each load."""

@@ -18,9 +18,10 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gendiff.models.next_frequency_block import FullLayerNorm, NextFrequencyBlock, at_least_float32
+from gendiff.models.next_frequency_block import NextFrequencyBlock, modulated
 from gendiff.nn.stage_cache import StageCache
 from gendiff.nn.stages import check_stages, stage_mask, stage_numbers, token_counts
+from gendiff.nn.wide import WideLayerNorm, wide
 
 
 class NextFrequencyTransformer2DModel(ModelMixin, ConfigMixin):
@@ -92,7 +93,7 @@ class NextFrequencyTransformer2DModel(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(
             NextFrequencyBlock(dim, num_attention_heads, mlp_ratio, qk_norm, shared_adaln, rate) for rate in rates
         )
-        self.head_norm = FullLayerNorm(dim)
+        self.head_norm = WideLayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.head_adaln = nn.Linear(dim, 2 * dim)
         self.head = nn.Linear(dim, codebook_size)
         # Follow from the stages: not part of a checkpoint.
@@ -235,7 +236,8 @@ class NextFrequencyTransformer2DModel(ModelMixin, ConfigMixin):
             else:
                 h = block(h, modulations[layer], mask, layer, cache)
         scale, shift = modulations[-1].unbind(dim=2)
-        return at_least_float32(self.head(torch.addcmul(shift, self.head_norm(h), scale + 1)))
+        logits = self.head(modulated(h, self.head_norm, scale, shift))
+        return logits.to(wide(logits.dtype))
 
     def _typed_blocks(self) -> list[NextFrequencyBlock]:
         return [block for block in self.blocks if isinstance(block, NextFrequencyBlock)]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gendiff.nn.attention import DispatchedAttention
 from gendiff.nn.stage_cache import StageCache
+from gendiff.nn.wide import WideLayerNorm, wide
 
 LARGEST_SCALE = 100.0
 """A head's learned scale of normalised queries is at most this."""
@@ -21,20 +22,9 @@ LARGEST_HIDDEN = 2**24
 more than it saves."""
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision as float32, all else as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-class FullLayerNorm(nn.LayerNorm):
-    """Layer norm without weights over the last axis, in float32 for half precision, in float64 for float64."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, eps=1e-6, elementwise_affine=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D), same dtype."""
-        return super().forward(at_least_float32(x)).to(x.dtype)
+def modulated(h: Tensor, norm: WideLayerNorm, scale: Tensor, shift: Tensor) -> Tensor:
+    """norm(h) (1 + scale) + shift, (B, T, D) in the dtype of h."""
+    return torch.addcmul(shift, norm(h).to(h.dtype), scale + 1)
 
 
 class StageAttention(nn.Module, AttentionModuleMixin):
@@ -71,9 +61,10 @@ class StageAttention(nn.Module, AttentionModuleMixin):
         q, k, v = qkv.unbind(dim=2)  # (B, T, H, D / H) each
         if self.log_scale is not None:
             # In float32: the square of a half-precision row can overflow.
-            scale = at_least_float32(self.log_scale).clamp(max=math.log(LARGEST_SCALE)).exp().view(1, 1, -1, 1)
-            q = (F.normalize(at_least_float32(q), dim=-1) * scale).to(v.dtype)
-            k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
+            dtype = wide(v.dtype)
+            scale = self.log_scale.to(dtype).clamp(max=math.log(LARGEST_SCALE)).exp().view(1, 1, -1, 1)
+            q = (F.normalize(q.to(dtype), dim=-1) * scale).to(v.dtype)
+            k = F.normalize(k.to(dtype), dim=-1).to(v.dtype)
         if cache is not None:
             k, v = (rows.transpose(1, 2) for rows in (k, v))
             k, v = (rows.transpose(1, 2) for rows in cache.keys_values.append(layer, k, v))
@@ -98,7 +89,7 @@ class NextFrequencyBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.drop_path = drop_path
-        self.norm = FullLayerNorm(dim)
+        self.norm = WideLayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.attn = StageAttention(dim, num_heads, qk_norm)
         self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
         self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)
@@ -117,9 +108,9 @@ class NextFrequencyBlock(nn.Module):
     ) -> Tensor:
         """(B, T, D) to (B, T, D)."""
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unbind(dim=2)
-        attended = self.attn(torch.addcmul(shift1, self.norm(h), scale1 + 1), mask, layer, cache)
+        attended = self.attn(modulated(h, self.norm, scale1, shift1), mask, layer, cache)
         h = h + self._dropped(gate1 * attended)
-        return h + self._dropped(gate2 * self._mlp(torch.addcmul(shift2, self.norm(h), scale2 + 1)))
+        return h + self._dropped(gate2 * self._mlp(modulated(h, self.norm, scale2, shift2)))
 
     def _mlp(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""

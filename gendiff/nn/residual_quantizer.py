@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gendiff.nn.wide import wide
+
 
 def smoother_of_stages(num_stages: int, num_smoothers: int) -> tuple[int, ...]:
     """Which of the shared convolutions smooths each stage: the one whose tick is nearest to k / (K - 1).
@@ -109,8 +111,8 @@ class ResidualQuantizer(nn.Module):
     def nothing(self, batch: int) -> Tensor:
         """The sum of no stages, zeros (B, C, N, N)."""
         weight = self.codebook.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        return torch.zeros(batch, self.channels, self.size, self.size, dtype=dtype, device=weight.device)
+        shape = (batch, self.channels, self.size, self.size)
+        return torch.zeros(shape, dtype=wide(weight.dtype), device=weight.device)
 
     def next_input(self, total: Tensor, stage: int) -> Tensor:
         """What the transformer reads for stage k >= 1: the sum of the stages before it, (B, n_k, C)."""

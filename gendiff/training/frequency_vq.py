@@ -143,7 +143,7 @@ def build(models: Mapping[str, Mapping[str, Any]], dataset: Any) -> BareTokenize
     if "lpips" in models:
         check_arguments("models.lpips", models["lpips"], ["net", "weights"])
         lpips = load_perceptual(channels, size, **models["lpips"])
-    vqvae = _decoder_alone(given, (channels, size)) if "path" in given else _untrained(given, dataset)
+    vqvae = _decoder_alone(given, (channels, size)) if "path" in given else _untrained(given, (channels, size), dataset)
     if "discriminator" in models:
         judged = {"in_channels": channels, **models["discriminator"]}
         check_arguments("models.discriminator", judged, PatchDiscriminator)
@@ -151,9 +151,8 @@ def build(models: Mapping[str, Mapping[str, Any]], dataset: Any) -> BareTokenize
     return BareTokenizer(vqvae, discriminator, lpips)
 
 
-def _untrained(given: Mapping[str, Any], dataset: Any) -> FrequencyVQModel:
-    channels, size = image_shape(dataset)
-    arguments = {"in_channels": channels, "sample_size": size, **given}
+def _untrained(given: Mapping[str, Any], shape: tuple[int, int], dataset: Any) -> FrequencyVQModel:
+    arguments = {"in_channels": shape[0], "sample_size": shape[1], **given}
     check_arguments("models.vqvae", arguments, FrequencyVQModel)
     vqvae = FrequencyVQModel(**arguments)
     images = images_at(dataset, fair_sample(dataset, START_IMAGES))
@@ -163,10 +162,7 @@ def _untrained(given: Mapping[str, Any], dataset: Any) -> FrequencyVQModel:
 
 def _decoder_alone(given: Mapping[str, Any], shape: tuple[int, int]) -> FrequencyVQModel:
     check_arguments("models.vqvae", given, ["path"])
-    vqvae = load_tokenizer(given["path"])
-    known = (vqvae.config["in_channels"], vqvae.config["sample_size"])
-    if known != shape:
-        raise ValueError(f"models.vqvae is for (C, S) = {known}, the data are {shape}.")
+    vqvae = load_tokenizer(given["path"], shape)
     for part in (vqvae.encoder, vqvae.quant_conv, vqvae.quantizer):
         part.requires_grad_(False)
     return vqvae

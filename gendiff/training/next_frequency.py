@@ -96,11 +96,8 @@ def build(models: Mapping[str, Mapping[str, Any]], dataset: Any) -> NextFrequenc
     if path is None:
         raise ValueError("models.vqvae.path is missing: the folder of a trained tokenizer.")
     check_labelled(dataset)
-    vqvae = load_tokenizer(path)
+    vqvae = load_tokenizer(path, image_shape(dataset))
     vqvae.requires_grad_(False)
-    known, given = (vqvae.config["in_channels"], vqvae.config["sample_size"]), image_shape(dataset)
-    if known != given:
-        raise ValueError(f"models.vqvae.path: {path} is for images of (channels, side) {known}, the data have {given}.")
     defaults = {
         "transformer": {
             "stages": vqvae.stages,

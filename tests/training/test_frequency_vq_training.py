@@ -184,7 +184,7 @@ def test_a_decoder_is_trained_on_alone_and_the_tokens_stay(trained, tmp_path):
     changed = {name.split(".")[0] for name in state if not torch.equal(state[name], after[name])}
     assert changed == {"decoder", "post_quant_conv", "quantizer"}
     assert all(torch.equal(p, after[f"quantizer.{name}"]) for name, p in before.quantizer.named_parameters())
-    with pytest.raises(ValueError, match=r"is for \(C, S\) = \(1, 16\), the data are \(3, 16\)"):
+    with pytest.raises(ValueError, match=r"\(channels, side\) \(1, 16\), the data have \(3, 16\)"):
         build(models, Bars(channels=3))
     with pytest.raises(ValueError, match=r"unknown key models\.vqvae\.stages"):
         build({"vqvae": {**models["vqvae"], "stages": [1]}}, Bars())
