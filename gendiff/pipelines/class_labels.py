@@ -12,14 +12,17 @@ from torch import Tensor
 from .registry import suggest
 
 
-def class_numbers(given: Any, per_label: int, names: Sequence[str], num_classes: int) -> Tensor:
+def class_numbers(
+    given: Any, per_label: int, names: Sequence[str], num_classes: int, null: int | None = None
+) -> Tensor:
     """(B,) int64 on the CPU, -1 = no class.
 
     Args:
-        given: a class or several, by number or name; None, -1 and `num_classes` stand for none.
+        given: a class or several, by number or name; None and -1 stand for none.
         per_label: images for each.
         names: of the classes; may be empty.
         num_classes: how many there are.
+        null: a further number that stands for none.
 
     Raises:
         TypeError: neither a number nor a name.
@@ -34,7 +37,7 @@ def class_numbers(given: Any, per_label: int, names: Sequence[str], num_classes:
     labels = [given] if given is None or isinstance(given, Real | str) else list(given)
     if not labels:
         raise ValueError("class_labels must hold at least one class, got none.")
-    numbers = [_number_or_none(label, names, num_classes) for label in labels]
+    numbers = [_number_or_none(label, names, num_classes, null) for label in labels]
     return torch.tensor(numbers).repeat_interleave(per_label)
 
 
@@ -68,14 +71,13 @@ def names_by_number(class_names: Sequence[str] | Mapping[str, str]) -> list[str]
     return list(class_names)
 
 
-def _number_or_none(label: Any, names: Sequence[str], num_classes: int) -> int:
+def _number_or_none(label: Any, names: Sequence[str], num_classes: int, null: int | None) -> int:
     """-1 for no class."""
     if label is None:
         return -1
     if not isinstance(label, str) and not _is_whole(label):
         raise TypeError(f"class_labels must be whole numbers or names, got {label!r}.")
-    none = (-1, num_classes) if num_classes else (-1,)
-    return -1 if label in none else class_number(label, names, num_classes)
+    return -1 if label in (-1, null) else class_number(label, names, num_classes)
 
 
 def _is_whole(label: Any) -> bool:

@@ -104,7 +104,7 @@ class ImageGenerationPipeline(GendiffPipeline):
         """Draw images.
 
         Args:
-            class_labels: a class or one for each image, by number or name; None, -1 or the number of classes: no class.
+            class_labels: a class or one for each image, by number or name; None or -1: no class.
             num_images_per_prompt: images for each label, next to one another; without labels, their number.
             num_inference_steps: steps of the walk.
             guidance_scale: classifier-free guidance, 1 = off, and then it costs nothing.

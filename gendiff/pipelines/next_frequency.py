@@ -168,7 +168,9 @@ class NextFrequencyPipeline(GendiffPipeline):
             ValueError: an argument is out of range; named in the message.
             TypeError: a class that is neither a number nor a name.
         """
-        labels = class_numbers(class_labels, num_images_per_prompt, self.class_names, self.num_classes)
+        labels = class_numbers(
+            class_labels, num_images_per_prompt, self.class_names, self.num_classes, null=self.num_classes
+        )
         weights = guidance_by_stage(guidance_scale, guidance_schedule, self.num_stages)
         check_generator(generator, len(labels))
         self._check_run(top_k, top_p, temperature, output_type)
