@@ -170,9 +170,19 @@ def causal_video_arguments(pipe: Any, work: Work, batch: int) -> dict[str, Any]:
     return arguments
 
 
+def masked_generation_arguments(pipe: Any, work: Work, batch: int) -> dict[str, Any]:
+    """The prompt, or classes in turn, with names or without, or a number of images, as the network was trained."""
+    if pipe.text_encoder is not None:
+        return {"prompt": [work.prompt] * batch}
+    if pipe.num_classes:
+        return {"class_labels": [index % pipe.num_classes for index in range(batch)]}
+    return {"num_images_per_prompt": batch}
+
+
 CALLS: dict[str, Callable[[Any, Work, int], dict[str, Any]]] = {
     "CausalVideoPipeline": causal_video_arguments,
     "CounterfactualPipeline": counterfactual_arguments,
+    "MaskedGenerationPipeline": masked_generation_arguments,
 }
 """Pipelines whose inputs no signature tells. All others are called by signature: `class_labels` in turn,
 `prompt` repeated, or the number of samples by whichever name it has."""

@@ -33,6 +33,7 @@ from gendiff.data.source_arrays import ArraySource
 from gendiff.data.sources import open_source
 from gendiff.metrics.evaluate import evaluate
 from gendiff.pipelines.registry import builtin_checkpoints
+from gendiff.samplers.recap import ReCAPConfig
 from gendiff.samplers.solvers import solver
 
 REFERENCE, TRAINING = "dataset:fashion-mnist-full:test", "dataset:fashion-mnist-full:train"
@@ -47,6 +48,10 @@ VARIANTS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("ddim-20", {"scheduler": "ddim", "num_inference_steps": 20}),
         ("dpm-solver++-20", {"scheduler": "dpm-solver++", "num_inference_steps": 20}),
         ("dpm-solver++-10", {"scheduler": "dpm-solver++", "num_inference_steps": 10}),
+    ],
+    "MaskedGenerationPipeline": [
+        ("base-16", {"num_inference_steps": 16}),
+        ("recap-16", {"num_inference_steps": 16, "recap": ReCAPConfig(num_light_steps=1, num_warmup_groups=0)}),
     ],
     "NextFrequencyPipeline": [
         ("guidance-1", {"guidance_scale": 1.0}),

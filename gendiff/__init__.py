@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from gendiff.pipelines.causal_video import CausalVideoPipeline
     from gendiff.pipelines.counterfactual import CounterfactualPipeline
     from gendiff.pipelines.image_generation import ImageGenerationPipeline
+    from gendiff.pipelines.masked_generation import MaskedGenerationPipeline
     from gendiff.pipelines.next_frequency import NextFrequencyPipeline
+    from gendiff.pipelines.recap_models import disable_recap, enable_recap
     from gendiff.samplers.guidance import guided
     from gendiff.samplers.inversion import EDICTInverseScheduler, EDICTScheduler, FixedPointInverseScheduler
     from gendiff.samplers.loop import Step, sample
+    from gendiff.samplers.masked import MaskedScheduler
     from gendiff.samplers.next_frequency import NextFrequencyScheduler
+    from gendiff.samplers.recap import ReCAPConfig
 
     __version__: str
 
@@ -35,11 +39,16 @@ __all__ = [
     "GraphError",
     "ImageGenerationPipeline",
     "InterventionError",
+    "MaskedGenerationPipeline",
+    "MaskedScheduler",
     "NextFrequencyPipeline",
     "NextFrequencyScheduler",
+    "ReCAPConfig",
     "Step",
     "Variable",
     "__version__",
+    "disable_recap",
+    "enable_recap",
     "guided",
     "load_dataset",
     "load_pipeline",
@@ -55,11 +64,15 @@ _MODULES = {
     "gendiff.pipelines.causal_video": ("CausalVideoPipeline",),
     "gendiff.pipelines.counterfactual": ("CounterfactualPipeline",),
     "gendiff.pipelines.image_generation": ("ImageGenerationPipeline",),
+    "gendiff.pipelines.masked_generation": ("MaskedGenerationPipeline",),
     "gendiff.pipelines.next_frequency": ("NextFrequencyPipeline",),
+    "gendiff.pipelines.recap_models": ("disable_recap", "enable_recap"),
     "gendiff.samplers.guidance": ("guided",),
     "gendiff.samplers.inversion": ("EDICTInverseScheduler", "EDICTScheduler", "FixedPointInverseScheduler"),
     "gendiff.samplers.loop": ("Step", "sample"),
+    "gendiff.samplers.masked": ("MaskedScheduler",),
     "gendiff.samplers.next_frequency": ("NextFrequencyScheduler",),
+    "gendiff.samplers.recap": ("ReCAPConfig",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

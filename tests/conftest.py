@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,12 +21,16 @@ from gendiff.models.causal_mechanisms import CausalMechanisms
 from gendiff.models.causal_video import CausalVideoTransformer3DModel
 from gendiff.models.frequency_vq import FrequencyVQModel
 from gendiff.models.latent_projection import LatentProjection
+from gendiff.models.masked.maskgit import MaskGITTransformer2DModel
+from gendiff.models.masked.patch_vq import PatchVQTokenizer
 from gendiff.models.next_frequency import NextFrequencyTransformer2DModel
 from gendiff.models.patch_unet import PatchUNet2DModel
 from gendiff.pipelines.causal_video import CausalVideoPipeline
 from gendiff.pipelines.counterfactual import CounterfactualPipeline
 from gendiff.pipelines.image_generation import ImageGenerationPipeline
+from gendiff.pipelines.masked_generation import MaskedGenerationPipeline
 from gendiff.pipelines.next_frequency import NextFrequencyPipeline
+from gendiff.samplers.masked import MaskedScheduler
 from gendiff.samplers.next_frequency import NextFrequencyScheduler
 
 torch.set_num_threads(1)
@@ -190,6 +195,37 @@ def make_next_frequency_pipeline(
     return pipe
 
 
+def make_masked_pipeline(
+    names: Sequence[str] = ("one", "two", "three"),
+    grid: int = 4,
+    codes: int = 16,
+    patch: int = 2,
+    channels: int = 1,
+    dtype: torch.dtype = torch.float32,
+    scheduler: Mapping[str, Any] | None = None,
+    **transformer_settings: Any,
+) -> MaskedGenerationPipeline:
+    torch.manual_seed(0)
+    tokenizer = PatchVQTokenizer(grid * patch, channels, patch, codes)
+    tokenizer.codebook.data.uniform_(-1, 1)
+    settings = {"num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 8, "mlp_ratio": 2.0}
+    settings |= {"norm": "pre", "long_skips": True, **transformer_settings}
+    transformer = MaskGITTransformer2DModel(grid, codes, len(names) or 1, **settings)
+    # As initialised it says nearly the same of all tokens, whatever it reads.
+    for module in transformer.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data.normal_(0, 1.5 / module.in_features**0.5)
+        if isinstance(module, torch.nn.Embedding):
+            module.weight.data.normal_(0, 0.7)
+    transformer.pos_embed.data.normal_(0, 0.7)
+    randomise_zeros(transformer)
+    for model in (tokenizer, transformer):
+        torch.nn.Module.to(model.eval(), dtype)  # diffusers' own warns of nothing
+    pipe = MaskedGenerationPipeline(transformer, tokenizer, MaskedScheduler(**(scheduler or {})), class_names=names)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @pytest.fixture
 def tiny_graph() -> Callable[..., CausalGraph]:
     return make_graph
@@ -230,3 +266,72 @@ def tiny_next_frequency_pipeline() -> Callable[..., NextFrequencyPipeline]:
     """`tiny_next_frequency_pipeline(names, side=16, stages, channels=1, band_spacing="area", dtype, tokenizer=None,
     **transformer)`: 4 px a token of the last stage, C = 8, V = 32, no zero weights, eval mode."""
     return make_next_frequency_pipeline
+
+
+@pytest.fixture
+def tiny_masked_pipeline() -> Callable[..., MaskedGenerationPipeline]:
+    """`tiny_masked_pipeline(names, grid=4, codes=16, patch=2, channels=1, dtype, scheduler=None, **transformer)`: 8 px,
+    3 blocks of width 16 with a long skip, codes that are random patches, loud weights, eval mode."""
+    return make_masked_pipeline
+
+
+@pytest.fixture(scope="session")
+def tiny_amused(tmp_path_factory):
+    """Tiny random parts: 4 x 4 tokens of 8 x 8 pixels, a tokenizer of letters with room for 24."""
+    from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("letters")
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=24)
+    torch.manual_seed(0)
+    text_encoder = CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=16,
+            intermediate_size=16,
+            projection_dim=12,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=24,
+            bos_token_id=len(words) - 2,
+            eos_token_id=len(words) - 1,
+            pad_token_id=len(words) - 1,
+        )
+    ).eval()
+    transformer = UVit2DModel(
+        hidden_size=16,
+        cond_embed_dim=12,
+        micro_cond_encode_dim=8,
+        micro_cond_embed_dim=40,
+        encoder_hidden_size=16,
+        vocab_size=24,
+        codebook_size=20,
+        in_channels=16,
+        block_out_channels=16,
+        num_res_blocks=1,
+        block_num_heads=2,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        sample_size=4,
+    ).eval()
+    for parameter in transformer.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    vqvae = VQModel(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        num_vq_embeddings=20,
+        mid_block_add_attention=False,
+        lookup_from_codebook=True,
+    ).eval()
+    vqvae.quantize.embedding.weight.data.normal_()
+    pipe = AmusedPipeline(vqvae, tokenizer, text_encoder, transformer, AmusedScheduler(mask_token_id=23))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

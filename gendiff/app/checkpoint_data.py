@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import Tensor
 
@@ -44,6 +45,16 @@ def training_examples(model: str | os.PathLike[str]) -> Tensor:
     if name in SHIPPED_PART:
         return load_dataset(SHIPPED_PART[name]).images.float() / 255
     return load_dataset(name, **arguments).images.float() / 255
+
+
+def nearest(images: Tensor, examples: Tensor) -> tuple[Tensor, list[float]]:
+    """For each of (B, C, S, S) in [0, 1] the nearest of (N, C, S, S) in [0, 1], and the distance in grey levels.
+
+    It is the mean absolute difference of pixels.
+    """
+    distance = torch.cdist(images.flatten(1), examples.flatten(1), p=1) / images[0].numel() * 255
+    smallest, where = distance.min(dim=1)
+    return examples[where], smallest.tolist()
 
 
 def unseen_examples(model: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:

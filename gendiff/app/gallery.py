@@ -13,7 +13,13 @@ from string import Template
 import gendiff
 from gendiff.pipelines.registry import Checkpoint, builtin_checkpoints
 
-from . import causal_video_section, counterfactual_section, image_generation_section, next_frequency_section
+from . import (
+    causal_video_section,
+    counterfactual_section,
+    image_generation_section,
+    masked_generation_section,
+    next_frequency_section,
+)
 from .output_folder import output_folder, write_files
 from .section import Chapter, Section, Settings
 
@@ -23,6 +29,7 @@ CHAPTERS: dict[str, Chapter] = {
     "image-generation": image_generation_section.CHAPTER,
     "causal-video": causal_video_section.CHAPTER,
     "next-frequency": next_frequency_section.CHAPTER,
+    "masked-generation": masked_generation_section.CHAPTER,
 }
 
 

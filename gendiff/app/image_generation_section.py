@@ -7,14 +7,13 @@ from html import escape
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gendiff.pipelines.base import pipeline
 from gendiff.pipelines.image_generation import ImageGenerationPipelineOutput
 from gendiff.pipelines.registry import Checkpoint
 from gendiff.samplers.solvers import SOLVERS, solver
 
-from .checkpoint_data import training_examples
+from .checkpoint_data import nearest, training_examples
 from .markup import Row, code, facts, number, picture, plate
 from .pictures import grid, png_bytes, to_pil
 from .section import Chapter, Section, Settings
@@ -50,7 +49,7 @@ def build(checkpoint: Checkpoint, settings: Settings, say: Callable[[str], None]
             )
         )
     pictures = [output.images.cpu() for output in outputs]
-    nearest, distances = _nearest(pictures[0], training_examples(checkpoint.path))
+    closest, distances = nearest(pictures[0], training_examples(checkpoint.path))
     names = pipe.class_names or [""] * count
     rows = [
         Row(name, f"{steps} steps", names if i == 0 else [""] * count, images, f"{name}, {steps} steps")
@@ -61,7 +60,7 @@ def build(checkpoint: Checkpoint, settings: Settings, say: Callable[[str], None]
             "Nearest",
             "to the first row",
             [number(d, 1) for d in distances],
-            nearest,
+            closest,
             "nearest training image, distance",
         )
     )
@@ -102,13 +101,6 @@ def _facts(checkpoint: Checkpoint, pipe: Any, output: ImageGenerationPipelineOut
             ),
         ]
     )
-
-
-def _nearest(images: Tensor, examples: Tensor) -> tuple[Tensor, list[float]]:
-    """For each of (B, C, S, S) in [0, 1] the nearest of (N, C, S, S) in [0, 1], and the distance in grey levels."""
-    distance = torch.cdist(images.flatten(1), examples.flatten(1), p=1) / images[0].numel() * 255
-    smallest, where = distance.min(dim=1)
-    return examples[where], smallest.tolist()
 
 
 def _columns(row: Row, part: slice) -> Row:

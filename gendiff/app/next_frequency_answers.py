@@ -14,26 +14,12 @@ from torch import Tensor
 from gendiff.pipelines.next_frequency import NextFrequencyPipeline, NextFrequencyPipelineOutput
 from gendiff.pipelines.registry import Checkpoint, builtin_checkpoints
 
-from .checkpoint_data import unseen_examples
-from .next_frequency_pictures import UNKNOWN, stage_pictures
+from .examples import Examples, examples_of
+from .given_pictures import UNKNOWN
+from .next_frequency_pictures import stage_pictures
 
 SAME = ("sample_size", "in_channels", "stages")
 """What the tokenizers of two checkpoints that can be compared agree on."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Pictures to keep something of.
-
-    Attributes:
-        images: (N, C, S, S) in [0, 1].
-        labels: class of each.
-        unseen: whether they are test images; else the model drew them itself.
-    """
-
-    images: Tensor
-    labels: list[int]
-    unseen: bool
 
 
 @dataclass(frozen=True)
@@ -68,16 +54,7 @@ def drawn(pipe: NextFrequencyPipeline, labels: Sequence[int], seed: int, **optio
 
 def examples(pipe: NextFrequencyPipeline, folder: Path, count: int, seed: int) -> Examples:
     """`count` test images of different classes that `seed` chooses; where the data is not here, images of its own."""
-    found = unseen_examples(folder)
-    classes = torch.randperm(pipe.num_classes, generator=torch.Generator().manual_seed(seed)).tolist()
-    if found is None:
-        labels = classes[:count]
-        return Examples(drawn(pipe, labels, seed), labels, unseen=False)
-    images, labels = found
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    by_class = [order[labels[order] == label] for label in classes]
-    rows = [int(found[0]) for found in by_class if len(found)][:count]
-    return Examples(images[rows], labels[rows].tolist(), unseen=True)
+    return examples_of(folder, pipe.num_classes, count, seed, lambda labels: drawn(pipe, labels, seed))
 
 
 def keep_stages(pipe: NextFrequencyPipeline, image: Tensor, label: int, other: int, seed: int) -> KeptStages:
@@ -98,13 +75,6 @@ def keep_stages(pipe: NextFrequencyPipeline, image: Tensor, label: int, other: i
     ]
     rows = torch.stack(pictures, dim=1)
     return KeptStages(alone, dict(zip(["Draw 1", "Draw 2", f"As {names[other]}"], rows, strict=True)))
-
-
-def lower_half(side: int) -> Tensor:
-    """A mask (1, 1, S, S): the lower half is drawn anew."""
-    mask = torch.zeros(1, 1, side, side)
-    mask[..., side // 2 :, :] = 1
-    return mask
 
 
 def counterpart(checkpoint: Checkpoint) -> Checkpoint | None:

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .examples import Examples
+from .given_pictures import without
 from .markup import Row, plate
-from .next_frequency_answers import Examples, KeptStages
-from .next_frequency_pictures import band_labels, spectra, without
+from .next_frequency_answers import KeptStages
+from .next_frequency_pictures import band_labels, spectra
 
 MOST_COLUMNS = 10
 """Classes that are shown."""

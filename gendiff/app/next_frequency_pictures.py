@@ -16,8 +16,6 @@ from .pictures import grid, to_pil
 SHOWN = 112
 """Side in screen pixels, about, that a picture is enlarged to in a strip; its spectrum gets half of that."""
 BETWEEN = 4
-UNKNOWN = 0.5
-"""Grey of what is not given."""
 WEAKEST, STRONGEST = -7.0, -2.0
 """Ends of the colour scale, decades of power. Fixed, so that spectra can be compared; the mean is above its end."""
 COLOURS = torch.tensor([[18, 20, 46], [46, 62, 130], [52, 136, 150], [140, 200, 120], [252, 244, 190]]) / 255
@@ -90,11 +88,6 @@ def stages_strip(
         for row, panels in zip(pictures.transpose(0, 1), colours.transpose(0, 1), strict=True)
     ]
     return grid(rows, names, labels)
-
-
-def without(images: Tensor, masks: Tensor) -> Tensor:
-    """What a mask keeps of images (B, C, S, S): grey where it is 1, (B or 1, 1, S, S)."""
-    return images * (1 - masks) + UNKNOWN * masks
 
 
 def _pair(picture: Tensor, colours: Tensor, scale: int) -> Image.Image:

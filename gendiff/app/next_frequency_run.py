@@ -9,24 +9,17 @@ from typing import Any
 
 import torch
 from diffusers.utils import logging
-from PIL import Image
-from torch import Tensor
 
 from gendiff.pipelines.base import pipeline
-from gendiff.pipelines.images import to_tensor
-from gendiff.pipelines.next_frequency import NextFrequencyPipeline, NextFrequencyPipelineOutput
+from gendiff.pipelines.next_frequency import NextFrequencyPipelineOutput
 
-from .next_frequency_pictures import band_labels, stage_pictures, stages_strip, without
-from .pictures import grid, png_bytes, to_pil
+from .class_grid import class_grid
+from .given_pictures import read_pixels
+from .next_frequency_pictures import band_labels, stage_pictures, stages_strip
+from .pictures import png_bytes, to_pil
 from .run_record import run_record
-from .video_inputs import read_picture
+from .typed_classes import class_name, class_of, every_class
 
-SHOWN = 84
-"""Side in screen pixels, about, that a picture is enlarged to in the grid."""
-COLUMNS = 8
-"""Pictures in a row of the grid, at most."""
-MOST_CLASSES = 100
-"""That are drawn unasked."""
 GUIDANCE = ("guidance_scale", "guidance_schedule")
 
 
@@ -79,15 +72,13 @@ def run(order: Order, arguments: Mapping[str, Any]) -> tuple[dict[str, bytes], s
     pipe = pipeline("next-frequency", order.model, device=order.device)
     channels, side, _ = pipe.sample_shape
     given = {
-        name: _pixels(path, wanted, side)
+        name: read_pixels(path, wanted, side)
         for name, path, wanted in (("image", order.image, channels), ("mask_image", order.mask, 1))
         if path is not None
     }
-    labels = [_label(name, pipe.class_names) for name in order.classes]
+    labels: list[int | str] = [class_of(word, pipe.class_names) for word in order.classes]
     if not labels and not given:
-        if pipe.num_classes > MOST_CLASSES:
-            raise ValueError(f"{order.model} knows {pipe.num_classes} classes: choose some with --class.")
-        labels = list(range(pipe.num_classes))
+        labels = [*every_class(pipe, order.model)]
     count = order.num_images * max(1, len(labels))
     output = pipe(
         labels or None,
@@ -99,9 +90,9 @@ def run(order: Order, arguments: Mapping[str, Any]) -> tuple[dict[str, bytes], s
     )
     assert isinstance(output, NextFrequencyPipelineOutput)
     images = output.images.float().cpu()
-    names = [_name(pipe, label) for label in output.class_labels.tolist()]
+    names = [class_name(pipe, label) for label in output.class_labels.tolist()]
     files = {f"images/{i:03d}.png": png_bytes(to_pil(image)) for i, image in enumerate(images)}
-    files["grid.png"] = png_bytes(_grid(images, names, order.num_images, given))
+    files["grid.png"] = png_bytes(class_grid(images, names, order.num_images, given))
     if order.stages_strip:
         pictures = stage_pictures(pipe.vqvae, output.tokens)
         pictures[-1] = images  # blended pixels included
@@ -122,45 +113,6 @@ def _options(order: Order, has_class: bool) -> dict[str, Any]:
         if name in options:
             raise ValueError(f"{name} {options[name]} needs --class: without a class there is nothing to guide to.")
     return {**options, "guidance_scale": 1.0}
-
-
-def _pixels(path: Path, channels: int, side: int) -> Tensor:
-    """The picture in a file, (1, C, S, S) in [0, 1]."""
-    picture = read_picture(path)
-    if picture.size != (side, side):
-        width, height = picture.size
-        raise ValueError(f"{path} is {width} x {height} px, and pictures of this model are {side} x {side}.")
-    try:
-        return (to_tensor(picture, channels, side) + 1) / 2
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _label(name: str, known: Sequence[str]) -> int | str:
-    return int(name) if name.isdecimal() and name not in known else name
-
-
-def _name(pipe: NextFrequencyPipeline, label: int) -> str:
-    if label < 0:
-        return ""
-    return pipe.class_names[label] if pipe.class_names else str(label)
-
-
-def _grid(images: Tensor, names: Sequence[str], per_class: int, given: Mapping[str, Tensor]) -> Image.Image:
-    """What was given in the first row, then the images of each class, in rows of at most eight."""
-    rows: list[Tensor] = []
-    labels: list[str] = []
-    if given:
-        image, mask = given["image"], given.get("mask_image")
-        rows.append(image if mask is None else torch.cat([image, without(image, mask)]))
-        labels.append("given")
-    for first in range(0, len(images), per_class):
-        parts = images[first : first + per_class].split(COLUMNS)
-        rows += parts
-        labels += [names[first], *[""] * (len(parts) - 1)]
-    scale = max(1, SHOWN // images.shape[-1])
-    pictures = [[to_pil(image, scale) for image in row] for row in rows]
-    return grid(pictures, labels if any(labels) else None)
 
 
 def _summary(count: int, stats: Any) -> str:

@@ -14,8 +14,9 @@ from torch import Tensor
 from gendiff.pipelines.base import pipeline
 from gendiff.pipelines.registry import Checkpoint
 
+from .examples import Examples, lower_half
 from .markup import code, facts, picture
-from .next_frequency_answers import Examples, counterpart, draw, drawn, examples, keep_stages, lower_half
+from .next_frequency_answers import counterpart, draw, drawn, examples, keep_stages
 from .next_frequency_blocks import (
     MOST_COLUMNS,
     PAINTED,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .convert_masked import COMMANDS
+
 app = typer.Typer(help="Turn other people's checkpoints into folders that this package loads.")
 
 
@@ -59,3 +61,7 @@ def convert_var(
         f"{config['attention_head_dim']}, {pipe.num_classes} classes, {pipe.num_stages} stages, "
         f"{pipe.sample_shape[-1]} px, {sizes[0]:,} + {sizes[1]:,} parameters"
     )
+
+
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)

@@ -113,10 +113,13 @@ class GendiffPipeline(DiffusionPipeline):
         Returns: None for no callback, so that it costs nothing.
 
         Raises:
-            ValueError: a name is not offered, or the callback returned something other than a dict.
+            ValueError: it can not be called, a name is not offered, or it returned something other than a dict.
         """
         if callback_on_step_end is None:
             return None
+        if not callable(callback_on_step_end):
+            kind = type(callback_on_step_end).__name__
+            raise ValueError(f"callback_on_step_end must be callable or None, got {kind}.")
         names = list(getattr(callback_on_step_end, "tensor_inputs", tensor_inputs))
         held: MutableMapping[str, Any] = {} if tensors is None else tensors
         offered = [name for name in self._callback_tensor_inputs if name == "latents" or name in held]

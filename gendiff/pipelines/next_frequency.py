@@ -26,10 +26,11 @@ from gendiff.samplers.next_frequency import (
 
 from .base import GendiffPipeline
 from .class_labels import class_numbers, names_by_number
+from .generators import check_generator
 from .images import to_tensor
 from .known_stages import Known, known_stages
 from .registry import suggest
-from .stage_checks import check_generator, with_checked_codes
+from .stage_checks import with_checked_codes
 from .stage_walk import StageWalk
 from .stats import Meter, RunStats
 

@@ -53,6 +53,11 @@ TASKS: dict[str, Task] = {
         checkpoint="ddpm-fashion",
         summary="Images by class from a plain diffusion model, the baseline of every comparison.",
     ),
+    "masked-generation": Task(
+        pipeline="gendiff.pipelines.masked_generation.MaskedGenerationPipeline",
+        checkpoint="maskgit-fashion",
+        summary="Images from hidden tokens, revealed a few at a time; ReCAP makes steps cheap by reusing context.",
+    ),
     "next-frequency": Task(
         pipeline="gendiff.pipelines.next_frequency.NextFrequencyPipeline",
         checkpoint="next-frequency-fashion",

@@ -1,4 +1,4 @@
-"""Checks of what a call over stages is given: generators, and codes that a callback hands back."""
+"""Checks of the codes that a callback hands back."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ from torch import Tensor
 from gendiff.models.frequency_vq import FrequencyVQModel
 from gendiff.samplers.loop import Step
 from gendiff.samplers.next_frequency import Codes
-
-
-def check_generator(generator: Any, batch: int) -> None:
-    """Raise ValueError unless it is None, a generator, or a list of one for each of `batch` images."""
-    several = generator if isinstance(generator, list) else [] if generator is None else [generator]
-    wrong = [type(one).__name__ for one in several if not isinstance(one, torch.Generator)]
-    if wrong:
-        raise ValueError(f"generator must be a torch.Generator, or a list of one for each image, got {wrong[0]}.")
-    if isinstance(generator, list) and len(generator) != batch:
-        raise ValueError(f"generator must hold one generator for each of {batch} images, got {len(generator)}.")
 
 
 def with_checked_codes(

@@ -43,10 +43,10 @@ class Meter:
         self.network_calls = 0
         self.flops = 0
 
-    def __call__(self, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`network(...)`, counted."""
+    def __call__(self, network: Callable[..., Any], *args: Any, cost_key: Any = None, **kwargs: Any) -> Any:
+        """`network(...)`, counted; `cost_key` is what its cost depends on beside shapes."""
         self.network_calls += 1
-        known, shapes = _COUNTED.setdefault(network, {}), _shapes(args, kwargs)
+        known, shapes = _COUNTED.setdefault(network, {}), (cost_key, *_shapes(args, kwargs))
         if shapes in known:
             self.flops += known[shapes]
             return network(*args, **kwargs)

@@ -20,15 +20,21 @@ Schedule = Callable[[Step], float]
 """Strength of guidance at a step."""
 
 
-def guided(positive: Predictor, negative: Predictor, scale: float | Schedule = 1.0) -> Predictor:
+def guided(
+    positive: Predictor,
+    negative: Predictor,
+    scale: float | Schedule = 1.0,
+    keep: Callable[[Step], bool] | None = None,
+) -> Predictor:
     """Predict `negative + scale * (positive - negative)`.
 
     The weights sum to 1, so it makes no difference whether the network predicts noise, velocity or the sample.
 
     Args:
         positive: what to move towards. Not called at a step where the strength is 0.
-        negative: what to move away from. Not called at a step where the strength is 1.
+        negative: what to move away from. Not called at a step where the strength is 1, unless it is to be kept up.
         scale: 0 is `negative` alone, 1 `positive` alone, more extrapolates; a number or a function of the step.
+        keep: says at which steps both are called whatever the strength, because later steps read their caches.
 
     Raises:
         ValueError: a number, here, or a scheduled value, at its step, is negative or not finite.
@@ -37,11 +43,16 @@ def guided(positive: Predictor, negative: Predictor, scale: float | Schedule = 1
         _check("scale", scale)
 
     def predict(state: State, step: Step) -> Tensor:
-        weight = _weight(scale, step)
+        weight, kept = _weight(scale, step), keep is not None and keep(step)
         if weight == 1:
-            return positive(state, step)
-        base = negative(state, step)
-        return base if weight == 0 else base + weight * (positive(state, step) - base)
+            said = positive(state, step)
+            if kept:
+                negative(state, step)
+            return said
+        if weight == 0 and not kept:
+            return negative(state, step)
+        said, base = positive(state, step), negative(state, step)
+        return base if weight == 0 else base + weight * (said - base)
 
     return predict
 

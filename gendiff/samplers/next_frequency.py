@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gendiff.errors import NotFiniteError
 from gendiff.nn.stages import check_stages
+from gendiff.samplers.draws import draw_tokens, gumbel
 
 GUIDANCE_SCHEDULES = ("linear", "constant")
 
@@ -208,25 +209,11 @@ def filter_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return filtered
 
 
-def draw_tokens(logits: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-    """Tokens (B, n) drawn from logits (B, n, V), each by one uniform number through its distribution function.
-
-    So the same generator draws the same tokens on every device, but for rounding.
-    """
-    mass = logits.softmax(dim=-1).cumsum_(dim=-1)
-    whole = mass[..., -1:]
-    drawn = _uniform(logits.shape[:2], generator, logits)[..., None] * whole
-    # Below the whole, or rounding could land behind the last code that has any probability.
-    drawn = torch.minimum(drawn, torch.nextafter(whole, torch.zeros_like(whole)))
-    return torch.searchsorted(mass, drawn, right=True)[..., 0]
-
-
 def gumbel_weights(logits: Tensor, ratio: float, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
     """Weights (B, n, V) over codes, softer at early stages; `ratio` is k / (K - 1)."""
-    uniform = _uniform(logits.shape, generator, logits).clamp(min=1e-20)
-    gumbel = -(-uniform.log()).clamp(min=1e-20).log()
+    noise = gumbel(logits.shape, generator, logits)
     sharpness = max(0.27 * (1 - 0.95 * ratio), 0.005)
-    return ((logits * (1 + ratio) + gumbel) / sharpness).softmax(dim=-1)
+    return ((logits * (1 + ratio) + noise) / sharpness).softmax(dim=-1)
 
 
 def _without_tail(ascending: Tensor, top_p: float) -> Tensor:
@@ -242,15 +229,6 @@ def _is_number(value: Any) -> bool:
 
 def _is_strength(value: Any) -> bool:
     return _is_number(value) and 0 <= value < math.inf
-
-
-def _uniform(shape: Sequence[int], generator: Any, like: Tensor) -> Tensor:
-    """Numbers in [0, 1), each sample's from its own generator where there are several, drawn where it lives."""
-    if not isinstance(generator, list):
-        device = like.device if generator is None else generator.device
-        return torch.rand(*shape, generator=generator, device=device).to(like.device)
-    rows = [torch.rand(*shape[1:], generator=one, device=one.device).to(like.device) for one in generator]
-    return torch.stack(rows)
 
 
 def _replaced(codes: Tensor, tokens: Tensor, kept: Tensor) -> Tensor:

@@ -7,18 +7,17 @@ are off unless `models` of the recipe names them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from gendiff.models.frequency_vq import FrequencyVQModel
 from gendiff.models.patch_discriminator import PatchDiscriminator
 
 from .adversarial import patch_losses
+from .bare_tokenizer import BareTokenizer
 from .codebook import start_codebook, tend_codebook
 from .image_data import fair_sample, image_shape, images_at
 from .image_draws import augmented
@@ -30,39 +29,6 @@ from .tokenizer_health import report_stages
 
 START_IMAGES = 512
 """Images that the first codes are placed among."""
-
-
-@dataclass
-class BareTokenizer:
-    """A tokenizer where the trainer expects a pipeline; saved, it is the model's own folder, without an index.
-
-    Attributes:
-        vqvae: the tokenizer.
-        discriminator: trained beside it and not saved; None for none.
-        lpips: frozen and not saved; None for none.
-    """
-
-    vqvae: FrequencyVQModel
-    discriminator: PatchDiscriminator | None = None
-    lpips: nn.Module | None = None
-
-    @property
-    def components(self) -> dict[str, nn.Module]:
-        named = {"vqvae": self.vqvae, "discriminator": self.discriminator, "lpips": self.lpips}
-        return {name: module for name, module in named.items() if module is not None}
-
-    def to(self, *args: Any, **kwargs: Any) -> BareTokenizer:
-        """Move all of them."""
-        for module in self.components.values():
-            module.to(*args, **kwargs)
-        return self
-
-    def save_pretrained(self, folder: str | Path, safe_serialization: bool = True) -> None:
-        """Write config.json and diffusion_pytorch_model.safetensors."""
-        self.vqvae.save_pretrained(folder, safe_serialization=safe_serialization)
-
-    def set_progress_bar_config(self, **kwargs: Any) -> None:
-        """There is no bar."""
 
 
 def objective(
@@ -148,7 +114,7 @@ def build(models: Mapping[str, Mapping[str, Any]], dataset: Any) -> BareTokenize
         judged = {"in_channels": channels, **models["discriminator"]}
         check_arguments("models.discriminator", judged, PatchDiscriminator)
         discriminator = PatchDiscriminator(**judged)
-    return BareTokenizer(vqvae, discriminator, lpips)
+    return BareTokenizer({"vqvae": vqvae, "discriminator": discriminator, "lpips": lpips})
 
 
 def _untrained(given: Mapping[str, Any], shape: tuple[int, int], dataset: Any) -> FrequencyVQModel:
@@ -170,12 +136,12 @@ def _decoder_alone(given: Mapping[str, Any], shape: tuple[int, int]) -> Frequenc
 
 def finish(tokenizer: BareTokenizer, dataset: Any) -> str:
     """Measure how each stage is used; see `report_stages`."""
-    return report_stages(tokenizer.vqvae, dataset)
+    return report_stages(tokenizer.model, dataset)
 
 
 def preview(tokenizer: BareTokenizer, dataset: Any, generator: torch.Generator, columns: int = 8) -> Tensor:
     """Picture (C, H, W) in [0, 1]: training images, and below them what is decoded after each stage."""
-    vqvae = tokenizer.vqvae
+    vqvae = tokenizer.model
     images = images_at(dataset, fair_sample(dataset, columns)).to(vqvae.device)
     tokens = vqvae.encode(images).tokens
     decoded = [vqvae.decode(tokens[: k + 1]) for k in range(len(tokens))]

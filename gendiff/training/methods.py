@@ -36,7 +36,11 @@ _METHODS: dict[str, Method | str] = {
     "classification": "gendiff.training.classification:METHOD",
     "counterfactual": "gendiff.training.counterfactual:METHOD",
     "frequency-tokenizer": "gendiff.training.frequency_vq:METHOD",
+    "fsq-tokenizer": "gendiff.training.fsq_tokenizer:METHOD",
     "image-generation": "gendiff.training.image_generation:METHOD",
+    "mage": "gendiff.training.mage:METHOD",
+    "mar": "gendiff.training.mar:METHOD",
+    "masked-generation": "gendiff.training.masked:METHOD",
     "next-frequency": "gendiff.training.next_frequency:METHOD",
 }
 

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from gendiff.app.gallery import build_gallery
+from gendiff.app.given_pictures import without
 from gendiff.app.next_frequency_answers import counterpart, examples
-from gendiff.app.next_frequency_pictures import band_labels, log_power, spectra, stage_pictures, stages_strip, without
+from gendiff.app.next_frequency_pictures import band_labels, log_power, spectra, stage_pictures, stages_strip
 from gendiff.app.section import Settings
 from gendiff.cli import main
 from gendiff.data import load_dataset

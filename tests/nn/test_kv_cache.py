@@ -69,6 +69,10 @@ class Reference:
     def rollback(self) -> None:
         self.now, self.count = self.committed, self.committed_count
 
+    def reset(self) -> None:
+        self.now = self.committed = self.empty
+        self.count = self.committed_count = 0
+
     def evict(self, sinks: int, window: int) -> None:
         positions, tensors = self.now
         n = len(positions)
@@ -129,6 +133,9 @@ def run(storage: type[KVCache], operations: list[tuple[str, int]], sinks: int) -
         elif operation == "rollback":
             cache.rollback()
             reference.rollback()
+        elif operation == "reset":
+            cache.reset()
+            reference.reset()
         elif operation == "snapshot":
             cache.commit()
             reference.commit()
@@ -144,7 +151,7 @@ def run(storage: type[KVCache], operations: list[tuple[str, int]], sinks: int) -
 
 
 OPERATIONS = st.sampled_from(
-    ["append", "append", "append", "abandon", "scatter", "evict", "commit", "rollback", "snapshot", "restore"]
+    ["append", "append", "append", "abandon", "scatter", "evict", "commit", "rollback", "snapshot", "restore", "reset"]
 )
 
 
@@ -153,6 +160,51 @@ OPERATIONS = st.sampled_from(
 @settings(derandomize=True, max_examples=80, deadline=None)
 def test_equals_concatenation_under_random_operations(storage, operations, sinks):
     run(storage, operations, sinks)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_reset_forgets_all_rows_also_in_mid_pass_and_keeps_the_memory(storage):
+    cache = storage(LAYERS, 9)
+    write(cache, pairs(4))
+    cache.commit()
+    cache.append(0, *pairs(2, seed=20)[0])
+    memory, held = cache.read(0)[0].untyped_storage().data_ptr(), cache.nbytes
+    snapshot = storage(LAYERS, 9).snapshot()
+    cache.reset()
+    assert (cache.length, cache.positions, cache.next_position, cache.nbytes) == (0, [], 0, held)
+    new = pairs(9, seed=40)
+    assert_equal([t for pair in write(cache, new) for t in pair], [t for pair in new for t in pair])
+    assert cache.read(0)[0].untyped_storage().data_ptr() == memory
+    cache.rollback()
+    assert cache.length == 0, "what was there before the reset does not come back"
+    cache.restore(snapshot)
+    assert cache.length == 0
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_snapshot_outlives_a_reset(storage):
+    cache = storage(LAYERS, 9)
+    write(cache, pairs(4))
+    cache.commit()
+    before, snapshot = contents(cache), cache.snapshot()
+    cache.reset()
+    write(cache, pairs(4, seed=20))
+    cache.commit()
+    cache.restore(snapshot)
+    assert_equal(contents(cache), before)
+
+
+def test_a_reset_frees_the_sinks():
+    cache = RingKVCache(1, 6)
+    for _ in range(3):
+        write(cache, pairs(2, layers=1))
+        cache.commit()
+        cache.evict(1, 4)
+    cache.reset()
+    write(cache, pairs(6, layers=1))
+    cache.commit()
+    cache.evict(2, 3)
+    assert cache.positions == [0, 1, 5]
 
 
 @pytest.mark.parametrize("sinks", [0, 2])

@@ -98,7 +98,7 @@ def component_classes():
     """Every network and scheduler that gendiff defines."""
     for package in ("models", "samplers"):
         root = importlib.import_module(f"gendiff.{package}")
-        for info in pkgutil.iter_modules(root.__path__, f"{root.__name__}."):
+        for info in pkgutil.walk_packages(root.__path__, f"{root.__name__}."):
             module = importlib.import_module(info.name)
             for value in vars(module).values():
                 own = isinstance(value, type) and value.__module__ == info.name

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from gendiff.data.pendulum import pendulum_graph
+from gendiff.samplers.recap import ReCAPConfig
 
 SCRIPTS = Path(__file__).parents[2] / "pipelines"
 
@@ -58,6 +59,26 @@ def test_next_frequency(tmp_path, monkeypatch, capsys, tiny_next_frequency_pipel
     for row, column, wanted in ((0, 3, alone), (0, 1, preview), (1, 3, again)):
         shown = picture[16 * row : 16 * (row + 1), 16 * column : 16 * (column + 1)]
         assert (shown - wanted).abs().max() < 0.01
+
+
+def test_masked_generation(tmp_path, monkeypatch, capsys, tiny_masked_pipeline):
+    model, out = tmp_path / "model", tmp_path / "out.png"
+    pipe = tiny_masked_pipeline(grid=6)
+    pipe.save_pretrained(model)
+    options = ["--model", str(model), "--class", "two", "--steps", "6", "--light", "1", "--warmup", "2"]
+    monkeypatch.setattr(sys, "argv", ["masked_generation.py", *options, "--out", str(out)])
+    runpy.run_path(str(SCRIPTS / "masked_generation.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "base  6 full and 0 light steps" in printed and "ReCAP 4 full and 2 light steps" in printed
+    picture = torch.from_numpy(np.array(Image.open(out)))[::9, ::9] / 255
+    assert picture.shape == (12, 4 * 12)
+    asked = {"num_inference_steps": 6, "generator": torch.Generator().manual_seed(0), "output_type": "pt"}
+    light = pipe("two", recap=ReCAPConfig(num_warmup_groups=2), **asked)
+    assert (picture[:, 12:24] - light.images[0, 0]).abs().max() < 0.01
+    steps = [[int(word) - 1 for word in line.split()] for line in printed.splitlines()[2:8]]
+    assert steps == light.revealed_at.view(6, 6).tolist()
+    hole = picture[:, 24:36]
+    assert (hole[4:8, 4:8] - 0.5).abs().max() < 0.01 and torch.equal(hole[:4], picture[:4, :12])
 
 
 def test_every_script_is_in_the_table():

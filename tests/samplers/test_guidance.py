@@ -48,6 +48,35 @@ def test_a_prediction_of_weight_zero_is_not_made(scale: float, calls: tuple[int,
     assert (positive.calls, negative.calls) == calls
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
+def test_kept_predictions_are_made_at_the_steps_that_say_so_and_change_nothing(scale: float):
+    positive, negative = Counted(2.0), Counted(-1.0)
+    plain, asked = guided(Counted(2.0), Counted(-1.0), scale), []
+
+    def keep(step: Step) -> bool:
+        asked.append((step.index, positive.calls, negative.calls))
+        return step.index == 1
+
+    kept = guided(positive, negative, scale, keep)
+    for step in steps(3):
+        assert torch.equal(kept(STATE, step), plain(STATE, step))
+    alone = {0.0: (1, 3), 1.0: (3, 1)}
+    assert (positive.calls, negative.calls) == alone.get(scale, (3, 3))
+    assert [index for index, *_ in asked] == [0, 1, 2]
+
+
+def test_a_prediction_that_is_kept_up_is_made_in_the_same_order():
+    """Positive before negative at every step, so that whatever counts both sees one pattern."""
+    order: list[str] = []
+
+    def named(name: str):
+        return lambda state, step: order.append(name) or state
+
+    for scale in (0.0, 0.5, 1.0):
+        guided(named("positive"), named("negative"), scale, lambda step: True)(STATE, steps(1)[0])
+    assert order == ["positive", "negative"] * 3
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
 def test_equal_predictions_are_left_alone_by_any_scale(scale: float):
     assert torch.equal(guided(Counted(2.0), Counted(2.0), scale)(STATE, steps(1)[0]), 2.0 * STATE)

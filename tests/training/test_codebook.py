@@ -134,7 +134,7 @@ for rank in range(2):
         torch.save(tend(rank, sys.argv[1]), f"{sys.argv[1]}/tended-{rank}.pt")
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
         made = trainer.train(tokenizer_recipe(steps=6), f"{sys.argv[1]}/run", dataset=Bars())
-        torch.save(made.vqvae.state_dict(), f"{sys.argv[1]}/trained-{rank}.pt")
+        torch.save(made.model.state_dict(), f"{sys.argv[1]}/trained-{rank}.pt")
         os._exit(0)
     children.append(child)
 sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))

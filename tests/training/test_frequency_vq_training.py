@@ -81,7 +81,7 @@ def test_the_final_folder_is_the_bare_model_and_its_card_says_how_stages_are_use
 def test_terms_are_what_they_say(tokenizer):
     batch = {"image": whole_batch()["image"][:4]}
     terms = objective(tokenizer.components, batch, generator())
-    output = tokenizer.vqvae(batch["image"])
+    output = tokenizer.model(batch["image"])
     error = output.sample - batch["image"]
     assert terms["l2"].item() == pytest.approx(error.square().mean().item(), rel=1e-5)
     assert terms["l1"].item() == pytest.approx(error.abs().mean().item(), rel=1e-5)
@@ -95,7 +95,7 @@ def test_terms_are_what_they_say(tokenizer):
 def test_every_weight_gets_a_gradient(tokenizer):
     terms = objective(tokenizer.components, whole_batch(), generator(), revive_steps=0)
     (terms["l2"] + terms["vq"]).backward()
-    silent = [name for name, p in tokenizer.vqvae.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    silent = [name for name, p in tokenizer.model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert not silent
 
 
@@ -130,7 +130,7 @@ def test_the_preview_has_the_images_above_what_each_stage_makes_of_them(tokenize
     picture = METHOD.preview(tokenizer, Bars(), generator())
     assert picture is not None and picture.shape == (1, 16 * 5, 16 * 8)
     assert torch.equal(picture[:, :16, :16], Bars()[0]["image"] / 2 + 0.5)
-    decoded = tokenizer.vqvae.decode(tokenizer.vqvae.encode(Bars()[0]["image"][None]).tokens)
+    decoded = tokenizer.model.decode(tokenizer.model.encode(Bars()[0]["image"][None]).tokens)
     torch.testing.assert_close(picture[:, -16:, :16], decoded[0] / 2 + 0.5)
 
 
@@ -178,9 +178,9 @@ def test_a_decoder_is_trained_on_alone_and_the_tokens_stay(trained, tmp_path):
     recipe = dataclasses.replace(recipe, models=models, objective={"revive_steps": 10**6})
     made = trainer.train(recipe, tmp_path, dataset=Bars())
     before, images = FrequencyVQModel.from_pretrained(trained / "final"), whole_batch()["image"]
-    for old, new in zip(before.encode(images).tokens, made.vqvae.encode(images).tokens, strict=True):
+    for old, new in zip(before.encode(images).tokens, made.model.encode(images).tokens, strict=True):
         assert torch.equal(old, new)
-    state, after = before.state_dict(), made.vqvae.state_dict()
+    state, after = before.state_dict(), made.model.state_dict()
     changed = {name.split(".")[0] for name in state if not torch.equal(state[name], after[name])}
     assert changed == {"decoder", "post_quant_conv", "quantizer"}
     assert all(torch.equal(p, after[f"quantizer.{name}"]) for name, p in before.quantizer.named_parameters())

@@ -1,0 +1,1 @@
+"""Bidirectional transformers over image tokens of which some are hidden, and tokenizers for them."""

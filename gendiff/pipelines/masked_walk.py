@@ -1,0 +1,138 @@
+"""A walk over hidden tokens: which branches are asked at each step, how they are combined, and what it all cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendiff.samplers.guidance import guided
+from gendiff.samplers.loop import Predictor, Step, sample
+from gendiff.samplers.masked import MaskedScheduler, MaskedState
+from gendiff.samplers.recap import ReCAPConfig
+
+from .masked_branch import Branch, StalenessProbe
+from .masked_head import Head, HeadPredictor
+from .stats import Meter, RunStats
+
+
+class MaskedWalk:
+    """One call's way from hidden tokens to known ones.
+
+    Args:
+        network: see `gendiff.models.masked.contract.MaskedModel`.
+        scheduler: reveals tokens.
+        recap: where light steps lie; None for none.
+        conditions: the wanted one, and the one that guidance moves away from.
+        scale: of guidance; 1 = off.
+        measure_staleness: compare light steps with full ones.
+
+    Attributes:
+        head: draws continuous tokens; None for discrete ones.
+        tokens: (B, N) or (B, N, c), after `run`.
+        revealed_at: (B, N) int64, the step that decided each token, -1 = it was known.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        scheduler: MaskedScheduler,
+        recap: ReCAPConfig | None,
+        conditions: tuple[Any, Any],
+        scale: float,
+        measure_staleness: bool = False,
+    ) -> None:
+        self._scheduler, self._recap, self._scale = scheduler, recap, scale
+        self._meter = Meter()
+        self._positive, self._negative = (
+            Branch(network, condition, scheduler, recap, self._meter) for condition in conditions
+        )
+        self._guidable = conditions[1] is not None
+        self._probe = StalenessProbe(self._positive) if measure_staleness else None
+        self._cache_bytes = 0
+        self._counts = torch.zeros(0, 0, dtype=torch.long)
+        self._weights: list[float] = []
+        self.head: Head | None = None
+        self.tokens = self.revealed_at = torch.empty(0)
+
+    def run(
+        self,
+        tokens: Tensor,
+        hidden: Tensor,
+        num_steps: int,
+        generator: Any,
+        on_step_end: Callable[[Step, MaskedState], MaskedState | None] | None,
+        progress: Any,
+    ) -> None:
+        """Decide all hidden tokens (B, N); where none is hidden, the network is not asked.
+
+        Raises:
+            ValueError: a "concat" layout, and images hide different numbers of tokens.
+        """
+        self.tokens, self.revealed_at = tokens, torch.full(hidden.shape, -1, device=hidden.device)
+        self._counts = self._scheduler.set_timesteps(num_steps, hidden.sum(dim=1), self._recap, hidden.device)
+        if not len(self._scheduler.timesteps):
+            return
+        used = self._scheduler.recap
+        if used is not None and used.layout == "concat" and not (self._counts == self._counts[0]).all():
+            raise ValueError("layout must be in_place where images hide different numbers of tokens, got 'concat'.")
+        self._weights = self._scheduler.guidance(self._scale) if self._guidable else [1.0] * self._counts.shape[1]
+
+        def at_end(step: Step, state: MaskedState) -> MaskedState | None:
+            self.revealed_at[(self.revealed_at < 0) & hidden & ~state.hidden] = step.index
+            self._cache_bytes = max(self._cache_bytes, self._positive.cache_bytes + self._negative.cache_bytes)
+            return None if on_step_end is None else on_step_end(step, state)
+
+        state = sample(
+            self._predictor(generator),
+            self._scheduler,
+            self._scheduler.start(tokens, hidden, generator),
+            generator=generator,
+            on_step_end=at_end,
+            progress=progress,
+        )
+        self.tokens = state.tokens
+
+    def _predictor(self, generator: Any) -> Predictor:
+        positive: Predictor = self._positive if self._probe is None else self._probe
+        negative = self._negative if any(weight != 1 for weight in self._weights) else None
+        if self.head is not None:
+            return HeadPredictor(positive, negative, self._weight, self._keep, self._scheduler, self.head, generator)
+        return positive if negative is None else guided(positive, negative, self._weight, self._keep)
+
+    def _weight(self, step: Step) -> float:
+        return self._weights[step.index]
+
+    def _keep(self, step: Step) -> bool:
+        """Whether a full step's group has a guided step yet to come, which will read the other branch's cache."""
+        later = self._weights[step.index + 1 : self._scheduler.group_stop(step.index)]
+        return any(weight != 1 for weight in later)
+
+    def stats(self) -> RunStats:
+        """What the walk cost: the network's calls; FLOPs of network and head together."""
+        head = 0 if self.head is None else self.head.meter.flops
+        network = self._meter.flops
+        if self.head is not None:
+            self._meter.flops += head
+        plan: dict[str, Any] = {
+            "scheduler": type(self._scheduler).__name__,
+            "revealed": self._counts.tolist(),
+            "groups": self._scheduler.groups,
+            "guidance": self._weights,
+            "calls": {name: branch.calls for name, branch in self._branches().items()},
+            "flops": {"network": network, "head": head},
+        }
+        if self._recap is not None:
+            plan["recap"] = self._recap.to_dict()
+        if self._recap is not None and self._recap.max_staleness is not None:
+            plan["measured_change"] = self._scheduler.changes
+        if self._probe is not None:
+            plan["staleness"] = self._probe.measured
+        stats = self._meter.stats(self._cache_bytes, **plan)
+        self._meter.flops = network
+        return stats
+
+    def _branches(self) -> dict[str, Branch]:
+        return {"conditional": self._positive, "unconditional": self._negative}
