@@ -58,7 +58,7 @@ def sample_masked_generation(
         int | None, typer.Option(help="Denoising steps of each token, where tokens are vectors. 25 if left out.")
     ] = None,
     head_temperature: Annotated[
-        float | None, typer.Option(help="Factor of the noise in those steps. 1 if left out.")
+        float | None, typer.Option(help="Factor of the noise in those steps; else the model's own.")
     ] = None,
     unconditional: Annotated[bool, typer.Option("--unconditional", help="Draw without a class.")] = False,
     image: Annotated[Path | None, typer.Option(help="Picture to fill in, in the model's own size.")] = None,

@@ -80,29 +80,32 @@ class MARCache:
     """Of one batch and one condition.
 
     Args:
+        layers: of the encoder and of the decoder.
+        num_tokens: N.
+        num_prefix_rows: P.
+        recompute_prefix: light passes compute the prefix rows as well.
+        layout: of the decoder's, see `RowCache`.
+        dtype: to keep keys and values in; None for theirs.
+
+    Attributes:
         encoder: of the rows that a full pass could see.
         decoder: of all P + N rows.
 
     Source: Liu et al. 2025 (ReCAP, arXiv 2505.19089), as applied to MAR.
     """
 
-    def __init__(self, encoder: VisibleRowCache, decoder: RowCache) -> None:
-        self.encoder, self.decoder = encoder, decoder
-
-    @classmethod
-    def create(
-        cls,
+    def __init__(
+        self,
         layers: tuple[int, int],
         num_tokens: int,
         num_prefix_rows: int,
         recompute_prefix: bool = True,
         layout: Layout = "in_place",
         dtype: torch.dtype | None = None,
-    ) -> MARCache:
-        """An empty one for so many encoder and decoder layers; other arguments as of `RowCache`."""
-        encoder = VisibleRowCache(layers[0], num_tokens, num_prefix_rows, dtype)
+    ) -> None:
         rows = num_prefix_rows + num_tokens
-        return cls(encoder, RowCache(layers[1], rows, num_prefix_rows, recompute_prefix, layout, dtype))
+        self.encoder = VisibleRowCache(layers[0], num_tokens, num_prefix_rows, dtype)
+        self.decoder = RowCache(layers[1], rows, num_prefix_rows, recompute_prefix, layout, dtype)
 
     @property
     def recompute_prefix(self) -> bool:

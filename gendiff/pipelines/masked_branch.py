@@ -45,12 +45,10 @@ class Branch:
     def __call__(self, state: MaskedState, step: Step) -> Tensor:
         """Logits or features of all N places (B, N, ...), or of the running group (B, m, ...)."""
         if state.group.shape[1]:
-            said = self._ask(state, self._cache, state.group)
-        else:
-            # A full step that no light one follows has nothing to remember.
-            followed = self._scheduler.group_stop(step.index) > step.index + 1
-            said = self._ask(state, self._made() if followed else None, None)
-        return said
+            return self._ask(state, self._cache, state.group)
+        # A full step that no light one follows has nothing to remember.
+        followed = self._scheduler.group_stop(step.index) > step.index + 1
+        return self._ask(state, self._made() if followed else None, None)
 
     def whole(self, state: MaskedState) -> Tensor:
         """What the network says of all places with nothing reused; not counted."""

@@ -233,9 +233,8 @@ class MaskedGenerationPipeline(GendiffPipeline):
         conditions = self._conditions(
             labels, texts, guidance_scale != 1, micro_conditioning_crop_coord, micro_conditioning_aesthetic_score
         )
-        walk = MaskedWalk(network, self.scheduler, recap, conditions, guidance_scale, measure_staleness)
-        if self.continuous:
-            walk.head = Head(self.transformer.head, num_head_steps, cooled, recap)
+        head = Head(self.transformer.head, num_head_steps, cooled, recap) if self.continuous else None
+        walk = MaskedWalk(network, self.scheduler, recap, conditions, guidance_scale, head, measure_staleness)
         with _evaluating(self.transformer):
             walk.run(tokens, hidden, num_inference_steps, generator, callback, self.progress_bar)
         self._num_timesteps = len(self.scheduler.timesteps)

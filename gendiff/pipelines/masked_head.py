@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from gendiff.samplers.draws import Generators
+from gendiff.samplers.guidance import Strength, is_off
 from gendiff.samplers.loop import Step
 from gendiff.samplers.masked import MaskedScheduler, MaskedState
 from gendiff.samplers.recap import ReCAPConfig
@@ -39,7 +40,7 @@ class Head:
         return self.meter(self._network, x, t, z)
 
     def draw(
-        self, z: Tensor, negative: Tensor | None, strength: float, light: bool, rows: Tensor, generator: Generators
+        self, z: Tensor, negative: Tensor | None, strength: Strength, light: bool, rows: Tensor, generator: Generators
     ) -> Tensor:
         """Values (B, n, c) from features (B, n, D) of `rows` (B, n), -1 = padding, whose values mean nothing."""
         counts = (rows >= 0).sum(dim=1)
@@ -63,7 +64,7 @@ class HeadPredictor:
         self,
         positive: Callable[[MaskedState, Step], Tensor],
         negative: Callable[[MaskedState, Step], Tensor] | None,
-        weight: Callable[[Step], float],
+        weight: Callable[[Step], Strength],
         keep: Callable[[Step], bool],
         scheduler: MaskedScheduler,
         head: Head,
@@ -75,18 +76,15 @@ class HeadPredictor:
     def __call__(self, state: MaskedState, step: Step) -> Tensor:
         rows, strength = self._scheduler.upcoming(state, step.index), self._weight(step)
         light = state.group.shape[1] > 0
-        features = self._positive(state, step)
-        other = None
-        if self._negative is not None and (strength != 1 or self._keep(step)):
+        features, other = self._positive(state, step), None
+        if self._negative is not None and (not is_off(strength) or self._keep(step)):
             other = self._negative(state, step)
         place = rows.clamp(min=0)
         if light:
             # Columns of the group, in which the features are ordered.
             place = (state.group[:, None] == rows[..., None]).int().argmax(dim=2)
-        wanted = [None if part is None else _rows(part, place) for part in (features, other)]
-        assert wanted[0] is not None
-        other = None if strength == 1 else wanted[1]
-        return self._head.draw(wanted[0], other, strength, light, rows, self._generator)
+        negative = None if other is None or is_off(strength) else _rows(other, place)
+        return self._head.draw(_rows(features, place), negative, strength, light, rows, self._generator)
 
 
 def _rows(features: Tensor, place: Tensor) -> Tensor:

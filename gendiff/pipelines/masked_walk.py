@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gendiff.samplers.guidance import guided
+from gendiff.samplers.guidance import Strength, guided, is_off
 from gendiff.samplers.loop import Predictor, Step, sample
 from gendiff.samplers.masked import MaskedScheduler, MaskedState
 from gendiff.samplers.recap import ReCAPConfig
@@ -27,10 +28,10 @@ class MaskedWalk:
         recap: where light steps lie; None for none.
         conditions: the wanted one, and the one that guidance moves away from.
         scale: of guidance; 1 = off.
+        head: draws continuous tokens; None for discrete ones.
         measure_staleness: compare light steps with full ones.
 
     Attributes:
-        head: draws continuous tokens; None for discrete ones.
         tokens: (B, N) or (B, N, c), after `run`.
         revealed_at: (B, N) int64, the step that decided each token, -1 = it was known.
     """
@@ -42,9 +43,10 @@ class MaskedWalk:
         recap: ReCAPConfig | None,
         conditions: tuple[Any, Any],
         scale: float,
+        head: Head | None = None,
         measure_staleness: bool = False,
     ) -> None:
-        self._scheduler, self._recap, self._scale = scheduler, recap, scale
+        self._scheduler, self._recap, self._scale, self._head = scheduler, recap, scale, head
         self._meter = Meter()
         self._positive, self._negative = (
             Branch(network, condition, scheduler, recap, self._meter) for condition in conditions
@@ -53,8 +55,7 @@ class MaskedWalk:
         self._probe = StalenessProbe(self._positive) if measure_staleness else None
         self._cache_bytes = 0
         self._counts = torch.zeros(0, 0, dtype=torch.long)
-        self._weights: list[float] = []
-        self.head: Head | None = None
+        self._weights: list[Strength] = []
         self.tokens = self.revealed_at = torch.empty(0)
 
     def run(
@@ -81,7 +82,8 @@ class MaskedWalk:
         self._weights = self._scheduler.guidance(self._scale) if self._guidable else [1.0] * self._counts.shape[1]
 
         def at_end(step: Step, state: MaskedState) -> MaskedState | None:
-            self.revealed_at[(self.revealed_at < 0) & hidden & ~state.hidden] = step.index
+            new = hidden & ~state.hidden & (self.revealed_at < 0)
+            self.revealed_at = self.revealed_at.masked_fill(new, step.index)
             self._cache_bytes = max(self._cache_bytes, self._positive.cache_bytes + self._negative.cache_bytes)
             return None if on_step_end is None else on_step_end(step, state)
 
@@ -97,31 +99,28 @@ class MaskedWalk:
 
     def _predictor(self, generator: Any) -> Predictor:
         positive: Predictor = self._positive if self._probe is None else self._probe
-        negative = self._negative if any(weight != 1 for weight in self._weights) else None
-        if self.head is not None:
-            return HeadPredictor(positive, negative, self._weight, self._keep, self._scheduler, self.head, generator)
+        negative = self._negative if not all(map(is_off, self._weights)) else None
+        if self._head is not None:
+            return HeadPredictor(positive, negative, self._weight, self._keep, self._scheduler, self._head, generator)
         return positive if negative is None else guided(positive, negative, self._weight, self._keep)
 
-    def _weight(self, step: Step) -> float:
+    def _weight(self, step: Step) -> Strength:
         return self._weights[step.index]
 
     def _keep(self, step: Step) -> bool:
-        """Whether a full step's group has a guided step yet to come, which will read the other branch's cache."""
+        """Whether the step's group has a guided step yet to come, which will read the other branch's cache."""
         later = self._weights[step.index + 1 : self._scheduler.group_stop(step.index)]
-        return any(weight != 1 for weight in later)
+        return not all(map(is_off, later))
 
     def stats(self) -> RunStats:
         """What the walk cost: the network's calls; FLOPs of network and head together."""
-        head = 0 if self.head is None else self.head.meter.flops
-        network = self._meter.flops
-        if self.head is not None:
-            self._meter.flops += head
+        network, head = self._meter.flops, 0 if self._head is None else self._head.meter.flops
         plan: dict[str, Any] = {
             "scheduler": type(self._scheduler).__name__,
             "revealed": self._counts.tolist(),
             "groups": self._scheduler.groups,
-            "guidance": self._weights,
-            "calls": {name: branch.calls for name, branch in self._branches().items()},
+            "guidance": [one.tolist() if isinstance(one, Tensor) else one for one in self._weights],
+            "calls": {"conditional": self._positive.calls, "unconditional": self._negative.calls},
             "flops": {"network": network, "head": head},
         }
         if self._recap is not None:
@@ -130,9 +129,4 @@ class MaskedWalk:
             plan["measured_change"] = self._scheduler.changes
         if self._probe is not None:
             plan["staleness"] = self._probe.measured
-        stats = self._meter.stats(self._cache_bytes, **plan)
-        self._meter.flops = network
-        return stats
-
-    def _branches(self) -> dict[str, Branch]:
-        return {"conditional": self._positive, "unconditional": self._negative}
+        return replace(self._meter.stats(self._cache_bytes, **plan), flops=network + head)

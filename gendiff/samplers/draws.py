@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ def gumbel(shape: Sequence[int], generator: Generators, like: Tensor) -> Tensor:
     return -(-drawn.log()).clamp(min=1e-20).log()
 
 
-def draw_tokens(logits: Tensor, generator: Any) -> Tensor:
+def draw_tokens(logits: Tensor, generator: Generators) -> Tensor:
     """Tokens (B, n) drawn from logits (B, n, V), each by one uniform number through its distribution function.
 
     So the same generator draws the same tokens on every device, but for rounding.

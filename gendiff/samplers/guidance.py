@@ -12,18 +12,21 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from gendiff.samplers.loop import Predictor, State, Step
 
-Schedule = Callable[[Step], float]
+Strength = float | Tensor
+"""Of guidance: one number, or (B,) where each sample has its own."""
+Schedule = Callable[[Step], Strength]
 """Strength of guidance at a step."""
 
 
 def guided(
     positive: Predictor,
     negative: Predictor,
-    scale: float | Schedule = 1.0,
+    scale: Strength | Schedule = 1.0,
     keep: Callable[[Step], bool] | None = None,
 ) -> Predictor:
     """Predict `negative + scale * (positive - negative)`.
@@ -33,7 +36,8 @@ def guided(
     Args:
         positive: what to move towards. Not called at a step where the strength is 0.
         negative: what to move away from. Not called at a step where the strength is 1, unless it is to be kept up.
-        scale: 0 is `negative` alone, 1 `positive` alone, more extrapolates; a number or a function of the step.
+        scale: 0 is `negative` alone, 1 `positive` alone, more extrapolates; a number, one for each sample, or a
+            function of the step.
         keep: says at which steps both are called whatever the strength, because later steps read their caches.
 
     Raises:
@@ -44,20 +48,21 @@ def guided(
 
     def predict(state: State, step: Step) -> Tensor:
         weight, kept = _weight(scale, step), keep is not None and keep(step)
-        if weight == 1:
+        if is_off(weight):
             said = positive(state, step)
             if kept:
                 negative(state, step)
             return said
-        if weight == 0 and not kept:
+        none = not isinstance(weight, Tensor) and weight == 0
+        if none and not kept:
             return negative(state, step)
         said, base = positive(state, step), negative(state, step)
-        return base if weight == 0 else base + weight * (said - base)
+        return base if none else _mixed(said, base, weight)
 
     return predict
 
 
-def guided_jointly(both: Predictor, scale: float | Schedule = 1.0) -> Predictor:
+def guided_jointly(both: Predictor, scale: Strength | Schedule = 1.0) -> Predictor:
     """As `guided`, for a network that makes both predictions in one call, stacked (positive, negative) on axis 0.
 
     It is called so at every step, also where the strength is 1: a network with a cache must go on writing both.
@@ -71,12 +76,14 @@ def guided_jointly(both: Predictor, scale: float | Schedule = 1.0) -> Predictor:
     def predict(state: State, step: Step) -> Tensor:
         weight = _weight(scale, step)
         positive, negative = both(state, step).chunk(2)
-        if weight == 1:
-            return positive
-        # In place, because logits over a large codebook make every copy felt.
-        return (positive - negative).mul_(weight).add_(negative)
+        return positive if is_off(weight) else _mixed(positive, negative, weight)
 
     return predict
+
+
+def is_off(weight: Strength) -> bool:
+    """Whether guidance changes no sample."""
+    return bool((weight == 1).all()) if isinstance(weight, Tensor) else weight == 1
 
 
 def interval(scale: float, start: float = 0.0, stop: float = 1.0) -> Schedule:
@@ -101,12 +108,23 @@ def ramp(start: float, stop: float, shape: Literal["linear", "cosine"] = "linear
     return lambda step: start + (stop - start) * curve(step.index / max(step.count - 1, 1))
 
 
-def _weight(scale: float | Schedule, step: Step) -> float:
+def _mixed(positive: Tensor, negative: Tensor, weight: Strength) -> Tensor:
+    """negative + weight (positive - negative)."""
+    if not isinstance(weight, Tensor):
+        # In place, because logits over a large codebook make every copy felt.
+        return (positive - negative).mul_(weight).add_(negative)
+    own = weight.to(positive).view(-1, *[1] * (positive.ndim - 1))
+    # A sample whose own strength is 1 is what it would be alone, to the bit.
+    return torch.where(own == 1, positive, (positive - negative).mul_(own).add_(negative))
+
+
+def _weight(scale: Strength | Schedule, step: Step) -> Strength:
     weight = scale(step) if callable(scale) else scale
     _check(f"scale at step {step.index + 1} of {step.count}", weight)
     return weight
 
 
-def _check(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
+def _check(name: str, value: Strength) -> None:
+    values = value.tolist() if isinstance(value, Tensor) else [value]
+    if not all(math.isfinite(one) and one >= 0 for one in values):
         raise ValueError(f"guidance {name} must be finite and at least 0, got {value}.")

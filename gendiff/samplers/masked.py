@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gendiff.errors import NotFiniteError
 from gendiff.samplers.draws import Generators, gumbel, pick_tokens, uniform
+from gendiff.samplers.guidance import Strength
 from gendiff.samplers.mask_schedules import (
     GUARDS,
     SAMPLING_SCHEDULES,
@@ -27,7 +28,6 @@ from gendiff.samplers.mask_schedules import (
     confidence_temperature_at,
     guidance_at,
     halton_order,
-    mask_ratio,
     power_of,
     reveal_counts,
     sampling_temperature_at,
@@ -146,7 +146,7 @@ class MaskedScheduler(SchedulerMixin, ConfigMixin):
         steps = max(len(row) for row in rows)
         padded = [row + [0] * (steps - len(row)) for row in rows]
         self.counts = torch.tensor(padded, dtype=torch.long).reshape(len(rows), steps)
-        self._unknown, self._steps = hidden, [len(row) for row in rows]
+        self._unknown, self._steps = torch.tensor(hidden), [len(row) for row in rows]
         self.timesteps = torch.arange(steps, device=device)
         # A plan without light steps is the base decoder, whatever else a recipe says.
         light = any(len(group) > 1 for group in plan_groups(steps, recap))
@@ -184,22 +184,30 @@ class MaskedScheduler(SchedulerMixin, ConfigMixin):
         nothing = torch.empty(batch, 0, dtype=torch.long, device=hidden.device)
         return MaskedState(tokens, hidden, nothing, order, torch.empty(batch, 0, 0, device=hidden.device))
 
-    def guidance(self, scale: float) -> list[float]:
+    def guidance(self, scale: float) -> list[Strength]:
         """Strength of guidance at each step; 1 = off.
 
-        What is hidden is counted where all images hide as many tokens, and else taken from the schedule.
+        A number where it is the same for all images, and else (B,): each image goes by its own steps and by what it
+        has left of its hidden tokens.
         """
-        steps, name = len(self.timesteps), self.config["guidance_schedule"]
-        alike = len(set(self._unknown)) == 1
-        left = (self._unknown[0] - self.counts[0].cumsum(0)).tolist()
-        shares = [
-            left[t] / self._unknown[0] if alike else mask_ratio((t + 1) / steps, self.config["schedule"])
-            for t in range(steps)
-        ]
-        return [guidance_at(name, scale, t, steps, share) for t, share in enumerate(shares)]
+        name, left = self.config["guidance_schedule"], self._unknown[:, None] - self.counts.cumsum(dim=1)
+        strengths: list[Strength] = []
+        for t in range(len(self.timesteps)):
+            own = [
+                guidance_at(name, scale, min(t, steps - 1), steps, int(left[b, t]) / int(self._unknown[b]))
+                for b, steps in enumerate(self._steps)
+                if steps
+            ]
+            alike = len(set(own)) == 1
+            rest = iter(own)
+            # An image with nothing hidden is asked about as well, and its answer not used.
+            strengths.append(own[0] if alike else torch.tensor([next(rest) if steps else 1.0 for steps in self._steps]))
+        return strengths
 
     def group_stop(self, step: int) -> int:
-        """First step behind the group that a full step at `step` begins."""
+        """First step behind the group that `step` is in, or that it begins."""
+        if step < self._stop:
+            return self._stop
         return group_stop(step, len(self.groups), len(self.timesteps), self.recap)
 
     def scale_model_input(self, sample: MaskedState, timestep: Tensor | int | None = None) -> MaskedState:
@@ -212,7 +220,7 @@ class MaskedScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: confidence decides, and the step is a full one.
         """
-        now = self.counts[:, step].to(state.hidden.device)
+        now = self.counts[:, step]
         if state.group.shape[1] == 0:
             if state.order.shape[1] == 0:
                 raise ValueError("what a full step reveals is not known before it where confidence decides.")
@@ -265,8 +273,8 @@ class MaskedScheduler(SchedulerMixin, ConfigMixin):
 
     def _full(self, logits: Tensor, step: int, state: MaskedState, generator: Generators) -> tuple[MaskedState, Tensor]:
         device, (batch, count) = logits.device, state.hidden.shape
-        theta = self._sampling_temperatures(step, device)
-        drawn = pick_tokens(logits / theta[:, None, None], uniform((batch, count), generator, logits))
+        cooled = self._cooled(logits, step)
+        drawn = pick_tokens(cooled, uniform((batch, count), generator, logits))
         drawn = torch.where(state.hidden, drawn, state.tokens)
         if state.order.shape[1]:
             confidence = -state.order
@@ -274,12 +282,12 @@ class MaskedScheduler(SchedulerMixin, ConfigMixin):
             scores = logits if self.config["score"] == "logit" else logits.log_softmax(dim=-1)
             noise = gumbel((batch, count), generator, logits) * self._noise_weights(step, device)[:, None]
             confidence = scores.gather(2, drawn[..., None])[..., 0] + noise
-        sizes = self.counts[:, step : self._stop].sum(dim=1).to(device)
+        sizes = self.counts[:, step : self._stop].sum(dim=1)
         group = ranked(confidence, state.hidden, sizes)
         if self.recap is not None and self.recap.resample_committed:
-            again = pick_tokens(logits / theta[:, None, None], uniform((batch, count), generator, logits))
+            again = pick_tokens(cooled, uniform((batch, count), generator, logits))
             drawn = torch.where(state.hidden, again, state.tokens)
-        now = next_of(group, state.hidden, self.counts[:, step].to(device))
+        now = next_of(group, state.hidden, self.counts[:, step])
         reference = state.reference
         if self.recap is not None and self.recap.max_staleness is not None and self._stop > step + 1:
             index = group.clamp(min=0)[..., None].expand(-1, -1, logits.shape[2])
@@ -289,12 +297,10 @@ class MaskedScheduler(SchedulerMixin, ConfigMixin):
     def _light(
         self, logits: Tensor, step: int, state: MaskedState, generator: Generators
     ) -> tuple[MaskedState, Tensor]:
-        device, index = logits.device, state.group.clamp(min=0)
-        numbers = uniform(state.hidden.shape, generator, logits).gather(1, index)
-        theta = self._sampling_temperatures(step, device)
-        drawn = scattered(state.tokens, state.group, pick_tokens(logits / theta[:, None, None], numbers))
+        numbers = uniform(state.hidden.shape, generator, logits).gather(1, state.group.clamp(min=0))
+        drawn = scattered(state.tokens, state.group, pick_tokens(self._cooled(logits, step), numbers))
         drawn = torch.where(state.hidden, drawn, state.tokens)
-        now = next_of(state.group, state.hidden, self.counts[:, step].to(device))
+        now = next_of(state.group, state.hidden, self.counts[:, step])
         if self.recap is not None and self.recap.max_staleness is not None:
             change = staleness(state.reference, logits.log_softmax(dim=-1), waiting(state))[0]
             self.changes.append(float(change.max()))
@@ -308,7 +314,7 @@ class MaskedScheduler(SchedulerMixin, ConfigMixin):
         if values.shape[:2] != now.shape:
             raise ValueError(f"model_output must be {(*now.shape, state.tokens.shape[2])}, got {tuple(values.shape)}.")
         if state.group.shape[1] == 0:
-            sizes = self.counts[:, step : self._stop].sum(dim=1).to(values.device)
+            sizes = self.counts[:, step : self._stop].sum(dim=1)
             state = state._replace(group=ranked(-state.order, state.hidden, sizes))
         drawn = scattered(state.tokens, now, values.to(state.tokens.dtype))
         return revealed(state, now, drawn), drawn
@@ -330,9 +336,11 @@ class MaskedScheduler(SchedulerMixin, ConfigMixin):
             for steps in self._steps
         ]
 
-    def _sampling_temperatures(self, step: int, device: torch.device) -> Tensor:
+    def _cooled(self, logits: Tensor, step: int) -> Tensor:
+        """Logits divided by each image's temperature."""
         name, theta = self.config["sampling_schedule"], self.config["sampling_temperature"]
-        return torch.tensor([sampling_temperature_at(name, theta, *pair) for pair in self._ratios(step)], device=device)
+        own = [sampling_temperature_at(name, theta, *pair) for pair in self._ratios(step)]
+        return logits if set(own) == {1.0} else logits / torch.tensor(own, device=logits.device)[:, None, None]
 
     def _noise_weights(self, step: int, device: torch.device) -> Tensor:
         """Of a group's only draw, which ranks what its last step reveals, too."""

@@ -48,20 +48,23 @@ def staleness(log_p: Tensor, log_q: Tensor, counted: Tensor) -> tuple[Tensor, Te
 
 
 def ranked(confidence: Tensor, hidden: Tensor, sizes: Tensor) -> Tensor:
-    """(B, m): the `sizes` (B,) hidden positions of highest confidence, best first, -1 = padding."""
+    """(B, m): the `sizes` (B,) hidden positions of highest confidence, best first, -1 = padding.
+
+    Sizes lie on the CPU, so that no device has to be waited for.
+    """
     most = int(sizes.max())
     # By topk among hidden places, not by a threshold, which ties would let too many or too few pass.
     best = confidence.masked_fill(~hidden, -math.inf).topk(most, dim=1).indices
-    return best.masked_fill(torch.arange(most, device=sizes.device) >= sizes[:, None], -1)
+    return best.masked_fill((torch.arange(most) >= sizes[:, None]).to(best.device), -1)
 
 
 def next_of(group: Tensor, hidden: Tensor, counts: Tensor) -> Tensor:
-    """(B, n): the first `counts` (B,) rows of the group that are still hidden, -1 = padding."""
+    """(B, n): the first `counts` (B,), on the CPU, rows of the group that are still hidden, -1 = padding."""
     most = int(counts.max())
     left = (group >= 0) & hidden.gather(1, group.clamp(min=0))
     # A stable sort brings those that are left to the front in their order.
     first = (~left).int().argsort(dim=1, stable=True)[:, :most]
-    return group.gather(1, first).masked_fill(torch.arange(most, device=group.device) >= counts[:, None], -1)
+    return group.gather(1, first).masked_fill((torch.arange(most) >= counts[:, None]).to(group.device), -1)
 
 
 def scattered(tokens: Tensor, rows: Tensor, values: Tensor) -> Tensor:

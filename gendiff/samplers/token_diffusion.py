@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from gendiff.nn.wide import wide
-from gendiff.samplers.guidance import guided_jointly
+from gendiff.samplers.guidance import Strength, guided_jointly, is_off
 from gendiff.samplers.loop import Predictor, Step, sample
 
 TRAIN_STEPS = 1000
@@ -82,7 +82,7 @@ def sample_tokens(
     head: TokenHead,
     z: Tensor,
     z_uncond: Tensor | None = None,
-    scale: float = 1.0,
+    scale: Strength = 1.0,
     num_steps: int = 100,
     temperature: float = 1.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
@@ -97,7 +97,7 @@ def sample_tokens(
         head: gives noise and variance.
         z: (B, n, D).
         z_uncond: like `z`, of no class; None, or a scale of 1, for no guidance.
-        scale: s, 1 = off.
+        scale: s, 1 = off; a number, or (B,).
         num_steps: S, 2 .. 1000.
         temperature: factor of the noise of steps, at least 0. The first noise is as it is.
         generator: of all noise, one or one for each image.
@@ -112,7 +112,7 @@ def sample_tokens(
     Source: Li et al. 2024 (MAR), section 3.2; Nichol & Dhariwal 2021 for the walk.
     """
     _check(z, z_uncond, scale, num_steps, temperature, generator, counts)
-    guided = z_uncond is not None and scale != 1
+    guided = z_uncond is not None and not is_off(scale)
     dtype, given = wide(z.dtype), z_uncond if guided else None
     if counts is None or bool((counts == z.shape[1]).all()):
         return _walk(head, z, given, scale, num_steps, temperature, generator, dtype)
@@ -122,7 +122,8 @@ def sample_tokens(
         own = [generator[i] for i in images.tolist()] if isinstance(generator, list) else generator
         if count:
             unguided = None if given is None else given[images, :count]
-            part = _walk(head, z[images, :count], unguided, scale, num_steps, temperature, own, dtype)
+            strength = scale[images.to(scale.device)] if isinstance(scale, Tensor) else scale
+            part = _walk(head, z[images, :count], unguided, strength, num_steps, temperature, own, dtype)
             drawn[images, :count] = part
     return drawn
 
@@ -131,7 +132,7 @@ def _walk(
     head: TokenHead,
     z: Tensor,
     z_uncond: Tensor | None,
-    scale: float,
+    scale: Strength,
     num_steps: int,
     temperature: float,
     generator: torch.Generator | list[torch.Generator] | None,
@@ -172,7 +173,7 @@ def _predictor(head: TokenHead, z: Tensor, dtype: torch.dtype) -> Predictor:
 def _check(
     z: Tensor,
     z_uncond: Tensor | None,
-    scale: float,
+    scale: Strength,
     num_steps: int,
     temperature: float,
     generator: torch.Generator | list[torch.Generator] | None,
@@ -182,9 +183,12 @@ def _check(
         raise ValueError(f"z must be (B, n, D), none of them 0, got {tuple(z.shape)}.")
     if z_uncond is not None and z_uncond.shape != z.shape:
         raise ValueError(f"z_uncond must be {tuple(z.shape)} as z, got {tuple(z_uncond.shape)}.")
-    if not (math.isfinite(scale) and scale >= 0):
+    strengths = scale.tolist() if isinstance(scale, Tensor) else [scale]
+    if isinstance(scale, Tensor) and scale.shape != (len(z),):
+        raise ValueError(f"scale must be one number, or ({len(z)},), got {tuple(scale.shape)}.")
+    if not all(math.isfinite(one) and one >= 0 for one in strengths):
         raise ValueError(f"scale must be finite and at least 0, got {scale}.")
-    if z_uncond is None and scale != 1:
+    if z_uncond is None and not is_off(scale):
         raise ValueError(f"scale must be 1 without z_uncond, got {scale}.")
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or not 2 <= num_steps <= TRAIN_STEPS:
         raise ValueError(f"num_steps must be a whole number from 2 to {TRAIN_STEPS}, got {num_steps!r}.")

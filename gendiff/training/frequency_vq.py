@@ -24,7 +24,7 @@ from .image_draws import augmented
 from .methods import Method
 from .perceptual import load_perceptual, perceptual_loss
 from .recipe import check_arguments, check_number, check_share
-from .tokenizer_files import load_tokenizer
+from .tokenizer_files import OF_STAGES, load_tokenizer
 from .tokenizer_health import report_stages
 
 START_IMAGES = 512
@@ -128,7 +128,7 @@ def _untrained(given: Mapping[str, Any], shape: tuple[int, int], dataset: Any) -
 
 def _decoder_alone(given: Mapping[str, Any], shape: tuple[int, int]) -> FrequencyVQModel:
     check_arguments("models.vqvae", given, ["path"])
-    vqvae = load_tokenizer(given["path"], shape)
+    vqvae = load_tokenizer(given["path"], shape, "vqvae", OF_STAGES)
     for part in (vqvae.encoder, vqvae.quant_conv, vqvae.quantizer):
         part.requires_grad_(False)
     return vqvae

@@ -18,7 +18,7 @@ from .image_data import check_labelled, image_shape
 from .image_draws import augmented
 from .methods import Method
 from .recipe import check_arguments, check_share
-from .tokenizer_files import load_tokenizer
+from .tokenizer_files import OF_STAGES, load_tokenizer
 from .tokenizer_health import report_stages
 
 
@@ -96,7 +96,7 @@ def build(models: Mapping[str, Mapping[str, Any]], dataset: Any) -> NextFrequenc
     if path is None:
         raise ValueError("models.vqvae.path is missing: the folder of a trained tokenizer.")
     check_labelled(dataset)
-    vqvae = load_tokenizer(path, image_shape(dataset))
+    vqvae = load_tokenizer(path, image_shape(dataset), "vqvae", OF_STAGES)
     vqvae.requires_grad_(False)
     defaults = {
         "transformer": {

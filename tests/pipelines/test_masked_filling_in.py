@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
-from tiny_masked import ORDERS, SIDE, Calls, N, V, draw, picture, seeded
+from tiny_masked import ORDERS, SIDE, Calls, N, V, draw, each, picture, seeded
 from torch import Tensor
 
 import gendiff
 from gendiff.pipelines.masked_generation import MaskedGenerationPipeline
-from gendiff.samplers.mask_schedules import reveal_counts
+from gendiff.samplers.mask_schedules import GUIDANCE_SCHEDULES, reveal_counts
 from gendiff.samplers.recap import ReCAPConfig
 
 SMALLEST = {"num_layers": 1, "long_skips": False, "num_attention_heads": 1, "attention_head_dim": 4, "mlp_ratio": 1.0}
@@ -156,3 +156,18 @@ def test_given_tokens_are_kept_and_the_rest_is_drawn(tiny_masked_pipeline):
     assert torch.equal(given, before), "it is not written to"
     nothing = torch.full((3, N), V)
     assert torch.equal(draw(pipe, latents=nothing).tokens, draw(pipe).tokens)
+
+
+@pytest.mark.parametrize("recap", [None, ReCAPConfig(2, 1)])
+@pytest.mark.parametrize("schedule", GUIDANCE_SCHEDULES)
+def test_guided_images_that_hide_different_numbers_of_tokens_are_what_they_are_alone(
+    tiny_masked_pipeline, schedule, recap
+):
+    pipe = tiny_masked_pipeline(dtype=torch.float64, scheduler={"guidance_schedule": schedule})
+    known = torch.randint(V, (4, N), generator=seeded(5))
+    for b, count in enumerate((1, 12, 16, 4)):
+        known[b, :count] = V
+    together = draw(pipe, [0, 1, 2, 1], latents=known, generator=each(4), recap=recap, guidance_scale=3.0).tokens
+    for b, label in enumerate((0, 1, 2, 1)):
+        options = {"latents": known[b : b + 1], "generator": each(1, b), "recap": recap, "guidance_scale": 3.0}
+        assert torch.equal(draw(pipe, [label], **options).tokens[0], together[b])

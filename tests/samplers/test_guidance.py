@@ -182,3 +182,18 @@ def test_bad_schedules_are_refused():
             interval(2.0, start, stop)
     with pytest.raises(ValueError, match="linear, cosine"):
         ramp(1.0, 2.0, "square")  # type: ignore[arg-type]
+
+
+def test_each_sample_may_have_its_own_strength_and_is_then_what_it_is_alone():
+    weights = torch.tensor([1.0, 3.0])
+    for together in (
+        guided(Counted(2.0), Counted(-1.0), lambda step: weights)(STATE, steps(1)[0]),
+        guided_jointly(lambda state, step: torch.cat([2 * state, -state]), weights)(STATE, steps(1)[0]),
+    ):
+        for b, weight in enumerate(weights.tolist()):
+            alone = guided(Counted(2.0), Counted(-1.0), weight)(STATE[b : b + 1], steps(1)[0])
+            assert torch.equal(together[b], alone[0])
+    both = [Counted(2.0), Counted(-1.0)]
+    assert torch.equal(guided(*both, torch.ones(2))(STATE, steps(1)[0]), 2 * STATE) and both[1].calls == 0
+    with pytest.raises(ValueError, match="guidance scale must be finite and at least 0, got tensor"):
+        guided(*both, torch.tensor([1.0, -1.0]))

@@ -206,12 +206,16 @@ def test_staleness_by_hand():
 # Guidance
 
 
-def test_guidance_follows_what_is_revealed_where_all_images_hide_as_many():
+def test_guidance_follows_what_is_revealed():
     scheduler = MaskedScheduler("linear", guidance_schedule="linear_revealed")
     scheduler.set_timesteps(4, [16, 16])
     assert scheduler.guidance(3.0) == pytest.approx([1.5, 2.0, 2.5, 3.0])
     scheduler.set_timesteps(4, [16, 8])
     assert scheduler.guidance(3.0) == pytest.approx([1.5, 2.0, 2.5, 3.0])
+    scheduler.set_timesteps(4, [16, 2, 0])
+    expected = [[1.5, 2.0, 1.0], [2.0, 3.0, 1.0]]
+    assert [strength.tolist() for strength in scheduler.guidance(3.0)[:2]] == expected, "each by its own steps"
+    assert scheduler.guidance(3.0)[3] == 3.0
     for name in ("constant", "linear_step", "linear_open", "power_cosine"):
         scheduler = MaskedScheduler(guidance_schedule=name)
         scheduler.set_timesteps(7, 256)

@@ -239,3 +239,16 @@ def test_guided_gaussians_of_one_variance_are_moved_by_the_scale():
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_tokens(make_head(), **{"z": conditions(), **arguments})
+
+
+def test_images_with_their_own_strength_and_count_are_what_they_are_alone():
+    head, z, none = make_head(), conditions(3), conditions(3, seed=2)
+    scales, counts = torch.tensor([1.0, 2.5, 4.0]), torch.tensor([4, 2, 4])
+    each = [generator(seed) for seed in range(3)]
+    together = sample_tokens(head, z, none, scales, 4, generator=each, counts=counts)
+    for b, (scale, count) in enumerate(zip(scales.tolist(), counts.tolist(), strict=True)):
+        own = (part[b : b + 1, :count] for part in (z, none))
+        alone = sample_tokens(head, *own, scale, 4, generator=[generator(b)])
+        torch.testing.assert_close(together[b, :count], alone[0], rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match=r"scale must be one number, or \(3,\), got \(2,\)"):
+        sample_tokens(head, z, none, scales[:2], 4)

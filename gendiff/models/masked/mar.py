@@ -107,7 +107,7 @@ class MARTransformer2DModel(ModelMixin, ConfigMixin):
     ) -> MARCache:
         """An empty cache for one batch and one condition; arguments as of `RowCache`."""
         layers = (len(self.encoder_blocks), len(self.decoder_blocks))
-        return MARCache.create(layers, self.num_tokens, self.num_prefix_rows, recompute_prefix, layout, dtype)
+        return MARCache(layers, self.num_tokens, self.num_prefix_rows, recompute_prefix, layout, dtype)
 
     def cost_key(self, hidden: Tensor, rows: Tensor | None = None) -> int:
         """Tokens that the encoder computes in such a pass: it depends on values in `hidden`, not on shapes alone.

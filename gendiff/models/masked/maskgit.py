@@ -173,7 +173,7 @@ class MaskGITTransformer2DModel(ModelMixin, ConfigMixin):
         return h
 
     def _initialise(self) -> None:
-        """Normal weights of standard deviation 0.02, as published, with branches scaled down by depth."""
+        """Normal weights of standard deviation 0.02, as published."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
