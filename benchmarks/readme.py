@@ -22,6 +22,7 @@ import causal_video_tables
 import classifiers_table
 import emoji_quality
 import leaderboard_tables
+import lina_tables
 import masked_cost_tables
 import masked_tables
 import next_frequency_quality_tables
@@ -43,6 +44,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "classifiers": classifiers_table.result_table,
     "emoji": emoji_quality.result_table,
     "leaderboard": leaderboard_tables.result_table,
+    "lina": lina_tables.result_table,
     "masked-generation": masked_tables.result_table,
     "masked-generation-cost": masked_cost_tables.result_table,
     "next-frequency": next_frequency_tables.result_table,

@@ -12,8 +12,9 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from gendiff.app.plots import STYLE
-from gendiff.oracles.gaussian import Gaussian, exact_predictor, noise_level
+from gendiff.oracles.gaussian import Gaussian, exact_predictor
 from gendiff.samplers.loop import Step, sample
+from gendiff.samplers.noise_levels import noise_level
 
 GRID = 10_240  # training timesteps: fine enough to look continuous
 BETAS = {"num_train_timesteps": GRID, "beta_start": 0.1 / GRID, "beta_end": 20 / GRID}

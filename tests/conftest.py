@@ -28,6 +28,7 @@ from gendiff.models.patch_unet import PatchUNet2DModel
 from gendiff.pipelines.causal_video import CausalVideoPipeline
 from gendiff.pipelines.counterfactual import CounterfactualPipeline
 from gendiff.pipelines.image_generation import ImageGenerationPipeline
+from gendiff.pipelines.lina import LINAPipeline
 from gendiff.pipelines.masked_generation import MaskedGenerationPipeline
 from gendiff.pipelines.next_frequency import NextFrequencyPipeline
 from gendiff.samplers.masked import MaskedScheduler
@@ -226,6 +227,27 @@ def make_masked_pipeline(
     return pipe
 
 
+def make_lina_pipeline(world: str = "shadow-world", gate: float | None = None, **transformer: Any) -> LINAPipeline:
+    from gendiff.data import load_dataset
+    from gendiff.models.lina_predictor import LINAPredictor
+    from gendiff.samplers.action_box import PRESETS
+    from gendiff.training.lina import build
+
+    settings = {"num_layers": 1, "num_attention_heads": 2, **transformer}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipe = build({"transformer": settings}, load_dataset(world, num_images=96))
+        # Zero at first, which would draw the same picture whatever the prompt.
+        torch.nn.init.normal_(pipe.transformer.proj_out.weight, std=0.3)
+        predictor = LINAPredictor(pipe.text_encoder.config.hidden_size, PRESETS["small"].box(()).to_dict())
+    if gate is not None:
+        with torch.no_grad():
+            predictor.out.bias.copy_(torch.tensor([0.3, 0.0, 0.5, 0.0, gate]))
+        pipe.register_modules(predictor=predictor.eval())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @pytest.fixture
 def tiny_graph() -> Callable[..., CausalGraph]:
     return make_graph
@@ -273,6 +295,13 @@ def tiny_masked_pipeline() -> Callable[..., MaskedGenerationPipeline]:
     """`tiny_masked_pipeline(names, grid=4, codes=16, patch=2, channels=1, dtype, scheduler=None, **transformer)`: 8 px,
     3 blocks of width 16 with a long skip, codes that are random patches, loud weights, eval mode."""
     return make_masked_pipeline
+
+
+@pytest.fixture
+def tiny_lina() -> Callable[..., LINAPipeline]:
+    """`tiny_lina(world="shadow-world", gate=None, **transformer)`: one block of width 32, 32 px, untrained; with `gate`
+    also a predictor that says lam = 2.3 and a warp of kappa 1.4 of every prompt, heard where `gate` is above 0."""
+    return make_lina_pipeline
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from . import (
     causal_video_section,
     counterfactual_section,
     image_generation_section,
+    lina_section,
     masked_generation_section,
     next_frequency_section,
 )
@@ -30,6 +31,7 @@ CHAPTERS: dict[str, Chapter] = {
     "causal-video": causal_video_section.CHAPTER,
     "next-frequency": next_frequency_section.CHAPTER,
     "masked-generation": masked_generation_section.CHAPTER,
+    "lina": lina_section.CHAPTER,
 }
 
 

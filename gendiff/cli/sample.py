@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from .sample_causal_video import sample_causal_video
+from .sample_lina import sample_lina
 from .sample_masked_generation import sample_masked_generation
 from .sample_next_frequency import sample_next_frequency
 
 # A new task: one command below, or one file beside this one and `app.command("task")(function)`.
 app = typer.Typer(help="Make pictures and videos with a pipeline.", no_args_is_help=True)
 app.command("causal-video")(sample_causal_video)
+app.command("lina")(sample_lina)
 app.command("masked-generation")(sample_masked_generation)
 app.command("next-frequency")(sample_next_frequency)
 

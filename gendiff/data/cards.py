@@ -150,6 +150,37 @@ CARDS = {
         " background -1, ball 1",
         ships="all, drawn when asked for",
     ),
+    "shadow-world": DataCard(
+        about="A pole, a sun and the shadow the two cast on the ground and perhaps on a plant, with prompts that name"
+        " the causes alone, and a verifier",
+        source="drawn here, after World B of this package's LINA specification",
+        licence=OWN,
+        size="9,600 RGB images, 32x32, or `num_images`; 128 prompts",
+        splits="train, validation and test, each with a seed of its own; none holds one of the 32 prompts with a red"
+        " pole and the sun on the right, or a blue one and the sun on the left, which are there to be asked for",
+        preprocessing=f"drawn without antialiasing, things moved by a pixel and the sky's brightness by 6; {IN_RANGE}",
+        ships="all, drawn when asked for",
+    ),
+    "swap-world": DataCard(
+        about="Two shapes one above the other, with prompts; one order of each pair is rare, and a verifier reads both",
+        source="drawn here",
+        licence=OWN,
+        size="7,200 RGB images, 32x32",
+        splits="train 6,000 and validation 600, in which 97 of 100 images of a pair show its common order; test 600,"
+        " half of each order",
+        preprocessing=f"drawn in whole pixels; {IN_RANGE}",
+        ships="all, drawn when asked for",
+    ),
+    "buoyancy-world": DataCard(
+        about="A block of wood or stone in a water tank, with prompts that name causes and a verifier of the effects",
+        source="drawn here, by Archimedes' principle in two dimensions",
+        licence=OWN,
+        size="5,920 RGB images, 32x32",
+        splits="train 4,800 and validation 480, of 48 combinations; test 640, of all 64: stone in red tanks and wood in"
+        " blue ones are in test alone",
+        preprocessing=f"drawn in whole pixels; {IN_RANGE}",
+        ships="all, drawn when asked for",
+    ),
     "cifar10": DataCard(
         about="Photographs, ten classes",
         source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",

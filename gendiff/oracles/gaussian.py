@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from gendiff.samplers.loop import Predictor, State, Step
-
-NoiseLevel = tuple[float, float]
-"""`(alpha, sigma)`: the amplitudes of data and of noise in what the network sees."""
+from gendiff.samplers.noise_levels import NoiseLevel, noise_level, prediction_type
 
 
 class Gaussian:
@@ -136,33 +134,6 @@ class GaussianMixture:
         return logs + self.weights.log().to(logs)[:, None]  # (components, B)
 
 
-def noise_level(scheduler: Any, step: Step) -> NoiseLevel:
-    """Amplitudes `(alpha, sigma)` of data and noise in what the network sees at `step`.
-
-    The scheduler's own numbers are read, so a predictor built on them makes no error of its own.
-
-    Args:
-        scheduler: a diffusers scheduler with `alphas_cumprod` or with flow-matching sigmas.
-        step: where the walk stands, as `sample` hands it to a predictor.
-
-    Raises:
-        ValueError: the scheduler has neither, or asks for predictions between its own noise levels.
-    """
-    if hasattr(scheduler, "sigmas_interpol"):
-        raise ValueError(f"{type(scheduler).__name__} asks for predictions between its sigmas; it has no exact level.")
-    if _is_flow(scheduler):
-        sigma = float(scheduler.sigmas[step.index])
-        return 1 - sigma, sigma
-    if not hasattr(scheduler, "alphas_cumprod"):
-        raise ValueError(f"{type(scheduler).__name__} has neither alphas_cumprod nor flow-matching sigmas.")
-    if hasattr(scheduler, "sigmas"):
-        # These schedulers store sigma / alpha, and their timesteps may be rounded: the stored sigma is the truth.
-        ratio = float(scheduler.sigmas[step.index])
-        return 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio)
-    signal = float(scheduler.alphas_cumprod[int(step.timestep)])
-    return math.sqrt(signal), math.sqrt(1 - signal)
-
-
 def exact_predictor(data: Gaussian | GaussianMixture, scheduler: Any) -> Predictor:
     """The perfect network for `data`, in the parametrisation that `scheduler` expects.
 
@@ -170,15 +141,12 @@ def exact_predictor(data: Gaussian | GaussianMixture, scheduler: Any) -> Predict
 
     Args:
         data: the distribution of clean samples.
-        scheduler: the diffusers scheduler that will be walked; see `noise_level` for which.
+        scheduler: the diffusers scheduler that will be walked; see `samplers.noise_levels.noise_level` for which.
 
     Raises:
         ValueError: the scheduler's `prediction_type` is none of the four.
     """
-    kind = scheduler.config.get("prediction_type", "flow_prediction")
-    if kind not in _PARAMETRISATIONS:
-        raise ValueError(f"prediction_type must be one of {', '.join(_PARAMETRISATIONS)}, got {kind!r}.")
-    parametrise = _PARAMETRISATIONS[kind]
+    parametrise = _PARAMETRISATIONS[prediction_type(scheduler)]
 
     def predict(x: State, step: Step) -> Tensor:
         level = noise_level(scheduler, step)
@@ -194,9 +162,3 @@ _PARAMETRISATIONS = {
     "v_prediction": lambda data, noise, alpha, sigma: alpha * noise - sigma * data,
     "flow_prediction": lambda data, noise, alpha, sigma: noise - data,
 }
-
-
-def _is_flow(scheduler: Any) -> bool:
-    """Whether `x_t = (1 - sigma) x_0 + sigma noise`; flow-only schedulers of diffusers have no prediction type."""
-    uses_flow = getattr(scheduler.config, "use_flow_sigmas", False)
-    return uses_flow or (hasattr(scheduler, "sigmas") and "prediction_type" not in scheduler.config)

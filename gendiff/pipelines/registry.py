@@ -53,6 +53,11 @@ TASKS: dict[str, Task] = {
         checkpoint="ddpm-fashion",
         summary="Images by class from a plain diffusion model, the baseline of every comparison.",
     ),
+    "lina": Task(
+        pipeline="gendiff.pipelines.lina.LINAPipeline",
+        checkpoint="lina-shadows",
+        summary="Text to image, steered towards physically right pictures by interventions that fit each prompt.",
+    ),
     "masked-generation": Task(
         pipeline="gendiff.pipelines.masked_generation.MaskedGenerationPipeline",
         checkpoint="maskgit-fashion",

@@ -38,6 +38,7 @@ _METHODS: dict[str, Method | str] = {
     "frequency-tokenizer": "gendiff.training.frequency_vq:METHOD",
     "fsq-tokenizer": "gendiff.training.fsq_tokenizer:METHOD",
     "image-generation": "gendiff.training.image_generation:METHOD",
+    "lina": "gendiff.training.lina:METHOD",
     "mage": "gendiff.training.mage:METHOD",
     "mar": "gendiff.training.mar:METHOD",
     "masked-generation": "gendiff.training.masked:METHOD",

@@ -9,13 +9,14 @@ import pytest
 
 from gendiff.app.graph_drawing import draw_graph
 from gendiff.causal.graph import CausalGraph, GraphError, Variable
+from gendiff.causal.scene_graph import CausalSceneGraph, Edge, Node
 
 CHAIN = CausalGraph(
     [Variable(name) for name in ("a", "b", "c", "d")], [("a", "b"), ("b", "c"), ("a", "c"), ("c", "d"), ("a", "d")]
 )
 
 
-def parse(graph: CausalGraph, intervened=()) -> ElementTree.Element:
+def parse(graph: CausalGraph | CausalSceneGraph, intervened=()) -> ElementTree.Element:
     return ElementTree.fromstring(draw_graph(graph, intervened))
 
 
@@ -100,3 +101,61 @@ def test_names_are_escaped():
 def test_an_unknown_variable_is_refused():
     with pytest.raises(GraphError, match="unknown variable 'z'"):
         draw_graph(CHAIN, ["z"])
+
+
+SCENE = CausalSceneGraph.from_prompt("a red ball on a small mirror")
+
+
+def scene_classes(svg: ElementTree.Element) -> dict[str, list[str]]:
+    return {node.find("text").text: node.attrib["class"].split()[1:] for node in parts(svg, "node")}
+
+
+def test_the_rows_of_a_scene_are_its_hops():
+    svg = parse(SCENE)
+    placed, hops = boxes(svg), SCENE.hops()
+    rows = sorted({box[1] for box in placed.values()})
+    assert {name: rows.index(box[1]) for name, box in placed.items()} == hops
+    assert scene_classes(svg) == {name: ["implied"] if hop else [] for name, hop in hops.items()}
+    assert len(parts(svg, "edge")) == len(SCENE.edges)
+    assert "implied: reflection, reflection_extent" in svg.attrib["aria-label"]
+    top = float(svg.attrib["viewBox"].split()[1])
+    assert top < min(box[1] for box in placed.values()) - 20, "no room for arcs"
+
+
+def test_arcs_of_a_scene_leave_and_arrive_above_their_row():
+    svg = parse(SCENE)
+    placed, hops = boxes(svg), SCENE.hops()
+    for (cause, effect), edge in zip(SCENE.causal.edges, parts(svg, "edge"), strict=True):
+        start = [float(number) for number in edge.find("path").attrib["d"][1:].split("C")[0].split()]
+        left, top, right, bottom = placed[cause]
+        assert left <= start[0] <= right
+        assert start[1] == (top if hops[cause] == hops[effect] else bottom)
+    heads = [list(edge)[1].attrib["d"] for edge in parts(svg, "edge")]
+    assert len(set(heads)) == len(SCENE.edges)
+
+
+def test_an_intervention_on_a_scene():
+    svg = parse(SCENE, ["reflection"])
+    assert scene_classes(svg)["reflection"] == ["set"]
+    assert scene_classes(svg)["reflection_extent"] == ["implied", "follows"]
+    styles = zip(SCENE.causal.edges, (edge.attrib["class"].split()[1:] for edge in parts(svg, "edge")), strict=True)
+    cut = {edge for edge, style in styles if style == ["cut"]}
+    assert cut == {(cause, "reflection") for cause in ("ball", "on", "mirror")}
+    assert len(parts(parse(SCENE.do("reflection", "absent")), "edge")) == len(SCENE.edges) - 3
+    assert len(parts(parse(SCENE, ["on"]), "cut")) == 2
+
+
+def test_an_edge_up_to_a_stated_effect_goes_round():
+    nodes = [
+        Node("a", "object", "a"),
+        Node("b", "effect", "b", False),
+        Node("c", "effect", "c"),
+        Node("wide", "object", "w"),
+    ]
+    graph = CausalSceneGraph(nodes, [Edge("a", "b"), Edge("b", "c")])
+    svg = parse(graph)
+    up = dict(zip(graph.causal.edges, parts(svg, "edge"), strict=True))["b", "c"].find("path").attrib["d"]
+    side = float(up.split("V")[0].split()[-2])
+    assert side > max(box[2] for box in boxes(svg).values())
+    left, _, width, _ = map(float, svg.attrib["viewBox"].split())
+    assert side <= left + width

@@ -20,8 +20,9 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from gendiff.oracles.gaussian import Gaussian, GaussianMixture, exact_predictor, noise_level
+from gendiff.oracles.gaussian import Gaussian, GaussianMixture, exact_predictor
 from gendiff.samplers.loop import Step, sample
+from gendiff.samplers.noise_levels import noise_level
 
 # diffusers hands torch tensors to numpy functions, which numpy 2 comments on.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

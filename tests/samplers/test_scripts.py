@@ -21,11 +21,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 FOLDER = Path(__file__).parents[2] / "samplers"
 TINY = {
     "bands": ["--samples", "4", "--stages", "1", "2", "3", "5"],
+    "causal_contrast": ["--steps", "4", "--samples", "8", "--scales", "1", "3", "--strengths", "1"],
     "convergence": ["--steps", "4", "8"],
     "guidance": ["--steps", "4", "--samples", "8", "--scales", "1", "3"],
     "inversion": ["--steps", "4", "8", "--samples", "8"],
     "recap": ["--samples", "4", "--tokens", "8", "--full", "2", "3"],
     "rollout": ["--samples", "8", "--frames", "9"],
+    "warps": ["--steps", "4", "8", "--samples", "8", "--kappas", "1", "2"],
     "write_your_own": ["--steps", "4", "8"],
 }
 
