@@ -37,17 +37,7 @@ from gendiff.files import write_whole
 from gendiff.pipelines.lina import LINAPipeline
 
 PARTS = ("modes", "shadows", "swap", "cost")
-KEPT = (
-    "steps",
-    "seeds",
-    "calibration_seeds",
-    "fixed_seeds",
-    "oracle_seeds",
-    "look_seeds",
-    "others",
-    "in_distribution",
-    "prompts",
-)
+KEPT = ("steps", "seeds", "calibration_seeds", "fixed_seeds", "look_seeds", "others", "in_distribution", "prompts")
 KEPT += ("epochs", "block", "planted_seeds", "seed", "shadows_model", "swap_model")
 """Options that figures depend on."""
 
@@ -150,12 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("--steps", positive, 10, "of a walk (default: %(default)s)"),
         ("--seeds", positive, 8, "images of a prompt in tests (default: %(default)s)"),
         ("--calibration-seeds", positive, 8, "images of a prompt in calibration (default: %(default)s)"),
-        (
-            "--fixed-seeds",
-            positive,
-            4,
-            "of a prompt for fixed settings and for the search on tests (default: %(default)s)",
-        ),
+        ("--fixed-seeds", positive, 4, "of a prompt for fixed settings and the search on tests (default: %(default)s)"),
         ("--look-seeds", positive, 4, "images of a prompt in early stopping (default: %(default)s)"),
         ("--others", positive, 32, "training prompts of calibration (default: %(default)s)"),
         ("--in-distribution", positive, 32, "other training prompts, of the test (default: %(default)s)"),

@@ -184,14 +184,16 @@ def _searched(runner: Runner, found: Direction, args: Any) -> tuple[Intervention
         runner.pipe, runner.world, found.prompts[0], guidance_scale=found.scale, num_inference_steps=args.steps
     )
     grammar = runner.pipe.grammar
-    return search_interventions(
+    result = search_interventions(
         score,
         PRESETS["small"].box([grammar.contrast] if grammar.contrast else []),
         len(found.prompts[0]),
         "grid",
         seeds=range(ORACLE, ORACLE + args.fixed_seeds),
-        fresh_seeds=range(ORACLE_FRESH, ORACLE_FRESH + max(args.fixed_seeds, 2)),
-    ).labels
+        fresh_seeds=range(ORACLE_FRESH, ORACLE_FRESH + 2),
+    )
+    # The best found, accepted or not: a bound from above need not be cautious.
+    return tuple(winner.intervention for winner in result.winners)
 
 
 def _open_words(ones: Sequence[Intervention]) -> str:
@@ -245,6 +247,8 @@ def _cells(parts: Sequence[Direction], row: str, which: int, columns: Sequence[s
     nfe = torch.cat([one.nfe for one in ours])
     cells.append({"metric": "nfe", "value": nfe.mean().item(), "n": len(nfe), "split": split})
     cells.append({"metric": "seconds", "value": sum(one.seconds for one in ours) / images, "n": images, "split": split})
+    opened = [not one.is_identity for outcome in ours for one in outcome.interventions]
+    cells.append({"metric": "steered", "value": sum(opened) / len(opened), "n": len(opened), "split": split})
     for against, others in (("base", bases), ("all", fixed)):
         if row != against:
             cells.append(difference_cell(values["pap_all"], score(others, "pap_all"), against, split=split))

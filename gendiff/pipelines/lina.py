@@ -115,9 +115,8 @@ class LINAPipeline(GendiffPipeline):
             ValueError: a sentence that is neither; it says which part does not fit.
         """
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        for text in texts:
-            if text:
-                self.grammar.values(text)
+        # Written as the grammar writes it: the tokenizer knows no capitals, and drops what it does not know.
+        texts = [self.grammar.fill(self.grammar.values(text)) if text else text for text in texts]
         tokens = self.tokenizer(texts, padding="max_length", return_tensors="pt")
         embeds = self.text_encoder(tokens.input_ids.to(self._execution_device)).last_hidden_state
         words = tokens.attention_mask.bool()

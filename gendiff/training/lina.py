@@ -131,8 +131,7 @@ def finish(pipeline: LINAPipeline, dataset: Any) -> str:
     Returns: what came out, in Markdown.
     """
     hard, easy = (dataset.prompts(kind) for kind in dataset.calibration)
-    # A third of the easy prompts holds every word, and the search is most of the time.
-    predictor, calibration = calibrate(pipeline, dataset, hard, easy[:: max(1, len(easy) // 32)], log=print)
+    predictor, calibration = calibrate(pipeline, dataset, hard, easy, log=print)
     pipeline.register_modules(predictor=predictor)
     pipeline.register_to_config(guidance_scale=calibration.guidance_scale)
     return calibration.as_markdown()

@@ -136,8 +136,7 @@ def calibrate(
     kept, out = split_by_combination([pipe.grammar.values(text) for text in texts], seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        # Calibration prompts are of one kind and test prompts of another; what both share is in the graph.
-        predictor = LINAPredictor(inputs.embeds.shape[-1], box.to_dict(), base_model=world.name, reads_prompt=False)
+        predictor = LINAPredictor(inputs.embeds.shape[-1], box.to_dict(), base_model=world.name)
 
     def held_out(predictor: LINAPredictor) -> float:
         said = predicted_interventions(predictor, *_parts(inputs.rows(out)))

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 MODEL = {"transformer": {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8}}
 FEW = ["--threads", "1", "--steps", "2", "--seeds", "2", "--prompts", "1", "--in-distribution", "1", "--name", "tiny"]
 FEW += ["--others", "2", "--calibration-seeds", "1", "--fixed-seeds", "1", "--look-seeds", "1", "--epochs", "1"]
-COLUMNS = {"pap@0", "pap@1", "pap@2", "pap_all", "texture", "noise", "nfe", "seconds", "difference"}
+COLUMNS = {"pap@0", "pap@1", "pap@2", "pap_all", "texture", "noise", "nfe", "seconds", "steered", "difference"}
 
 
 @cache
@@ -159,7 +159,7 @@ def test_the_script_end_to_end(bench, tmp_path, monkeypatch):
     assert [cell["metric"] for cell in rows["swap/base"]["cells"]][:3] == ["image", "text", "group"]
     assert rows["gate"]["cells"] and len(rows["gate"]["verdicts"]) == 6
     page = path.with_suffix(".md").read_text()
-    assert "tie of LINA adaptive and base*" in page and "![base* and LINA adaptive" in page
+    assert "of 2 prompts steered): tie of LINA adaptive and base*" in page and "![base* and LINA adaptive" in page
     with Image.open(tmp_path / "tiny.png") as picture:
         assert picture.width > 2 * 160
     mark = "<!-- measured: tiny:gate -->\n<!-- end -->"
