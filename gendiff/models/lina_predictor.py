@@ -18,9 +18,10 @@ NUM_EXTRA_ACTIONS = 4
 GATE_BIAS = -2.0
 """Of an untrained gate, whose probability to be open is then 0.12."""
 
-GRAPH_SCALES = (1 / 8, 1 / 4, 1 / 4, 1 / 4, *([1 / 2] * 8), 1 / 4, 1 / 16, 1.0, 1.0)
+GRAPH_SCALES = (1 / 8, 1 / 4, 1 / 4, 1 / 4, *([1 / 2] * 8), 1 / 4, 1 / 16, 10.0, 1.0)
 """What brings the features of a scene graph near 1, in their order: explicit and implied nodes, largest and mean hop,
-counts of the eight effect types, explicit relations, tokens of the prompt, novelty of pairs, has a mask."""
+counts of the eight effect types, explicit relations, tokens of the prompt, novelty of pairs, has a mask. Novelty is a
+mean: one unseen pair among five things is a tenth."""
 PROBE_SCALES = (1 / 4, 1 / 4, 1.0)
 """The same for the probe: log norm of the guidance term, log norm of the contrast, their cosine."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendiff.samplers.loop import Step
+from gendiff.samplers.loop import steps_of
 from gendiff.samplers.noise_levels import noise_level, noise_share
 
 from .lina_families import denoisers
@@ -45,9 +45,8 @@ def result_of(output: Any) -> Any:
 
 def walked(scheduler: Any) -> list[float]:
     """The noise shares of a scheduler's steps, 1 first; empty where it has no levels to read."""
-    steps = [Step(i, len(scheduler.timesteps), timestep) for i, timestep in enumerate(scheduler.timesteps)]
     try:
-        return [noise_share(noise_level(scheduler, step)) for step in steps]
+        return [noise_share(noise_level(scheduler, step)) for step in steps_of(scheduler)]
     except ValueError:
         return []
 

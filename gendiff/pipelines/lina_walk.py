@@ -12,7 +12,7 @@ from gendiff.samplers.contrast import CausalContrast, contrasted
 from gendiff.samplers.energy import EnergySteering, steered
 from gendiff.samplers.guidance import guided
 from gendiff.samplers.intervention import Intervention
-from gendiff.samplers.loop import Predictor, State, Step, sample
+from gendiff.samplers.loop import Predictor, State, Step, sample, steps_of
 from gendiff.samplers.noise_levels import noise_level, noise_share
 from gendiff.samplers.remembered import remembered
 from gendiff.samplers.warped import warp_scheduler
@@ -102,5 +102,4 @@ def walk(
     if steering.energy is not None:
         predict = steered(predict, steering.energy, intervention=intervention, scheduler=scheduler)
     end = sample(predict, scheduler, state, on_step_end=on_step_end, progress=progress)
-    steps = [Step(i, len(scheduler.timesteps), timestep) for i, timestep in enumerate(scheduler.timesteps)]
-    return end, [share(step) for step in steps]
+    return end, [share(step) for step in steps_of(scheduler)]

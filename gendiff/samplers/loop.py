@@ -35,6 +35,12 @@ class Step:
         return self.index / self.count
 
 
+def steps_of(scheduler: Any) -> list[Step]:
+    """The steps of a walk, for those who ask what it will be; walking them is `sample`'s alone."""
+    timesteps = scheduler.timesteps
+    return [Step(index, len(timesteps), timestep) for index, timestep in enumerate(timesteps)]
+
+
 Predictor = Callable[[State, Step], Any]
 """What the network says at a step. Wrap one in another to add guidance, interventions or reuse."""
 

@@ -90,6 +90,7 @@ def calibrate(
     fresh_seeds: Sequence[int] = FRESH,
     look_seeds: Sequence[int] = LOOK,
     epochs: int = 300,
+    reads_prompt: bool = False,
     seed: int = 0,
     log: Callable[[str], None] = lambda line: None,
 ) -> tuple[LINAPredictor, Calibration]:
@@ -105,6 +106,9 @@ def calibrate(
         num_inference_steps: of every run.
         seeds, fresh_seeds, look_seeds: of the search, of its acceptance and of early stopping.
         epochs: of the regression, at most.
+        reads_prompt: whether the predictor reads the prompt's embedding besides its scene graph. Where all `prompts`
+            are wrong in one way, such as one colour under one sun, it would learn that colour, and stay shut for what
+            is new in the same way; the graph's features say "a pair never seen together" of both.
         seed: of the predictor's weights and the order of prompts.
         log: told what goes on.
 
@@ -136,7 +140,9 @@ def calibrate(
     kept, out = split_by_combination([pipe.grammar.values(text) for text in texts], seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        predictor = LINAPredictor(inputs.embeds.shape[-1], box.to_dict(), base_model=world.name)
+        predictor = LINAPredictor(
+            inputs.embeds.shape[-1], box.to_dict(), base_model=world.name, reads_prompt=reads_prompt
+        )
 
     def held_out(predictor: LINAPredictor) -> float:
         said = predicted_interventions(predictor, *_parts(inputs.rows(out)))

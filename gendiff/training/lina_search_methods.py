@@ -75,8 +75,10 @@ def cem(
         for prompt in prompts:
             ranked = sorted(evaluations.tried[prompt].values(), key=lambda c: -c.objective)[:elite]
             points = torch.tensor([candidate.y for candidate in ranked], dtype=torch.float64)[:, active]
+            # Around the mean that the population was drawn from, not around their own: elites close together on a
+            # slope are a step on the way, and a spread of their own would end it there (Hansen 2016, section 3.1).
+            spread[prompt] = (points - mean[prompt]).square().mean(0).sqrt().clamp(min=SIGMA_FLOOR)
             mean[prompt] = points.mean(0)
-            spread[prompt] = points.std(0, correction=0).clamp(min=SIGMA_FLOOR)
 
 
 def default_arms(evaluations: Evaluations) -> list[Point]:

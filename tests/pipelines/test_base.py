@@ -135,9 +135,10 @@ def test_pipeline_modules_import_their_components_at_the_top():
         cls = task.load_class()
         module = sys.modules[cls.__module__]
         for name, kinds in cls._get_signature_types().items():
-            # Settings may be Sequence[str], and components None.
-            for kind in (kind for kind in kinds if isinstance(kind, type) and kind is not type(None)):
-                assert getattr(module, kind.__name__, None) is kind, (name, kind)
+            # Settings may be Sequence[str] or str, and components None.
+            for kind in (kind for kind in kinds if isinstance(kind, type) and kind.__module__ != "builtins"):
+                # Not by its name: transformers gives one class several.
+                assert any(value is kind for value in vars(module).values()), (name, kind)
 
 
 def test_module_paths_are_a_file_format(saved):

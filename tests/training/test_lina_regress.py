@@ -123,7 +123,7 @@ def test_rows_that_are_not_accepted_are_not_read():
 def test_refinement_on_fresh_prompts_raises_what_a_half_trained_predictor_gets():
     world, labels = searched()
     predictor = untrained()
-    train_predictor(predictor, world.inputs, labels, epochs=25)
+    train_predictor(predictor, world.inputs, labels, epochs=15)
     measure = held_out_j(fresh_world(), seeds=tuple(range(500, 504)))
     with torch.no_grad():
         before = measure(predictor)
