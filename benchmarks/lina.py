@@ -145,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("--others", positive, 32, "training prompts of calibration (default: %(default)s)"),
         ("--in-distribution", positive, 32, "other training prompts, of the test (default: %(default)s)"),
         ("--prompts", positive, None, "of each held-out half, or pairs of swap (default: all)"),
-        ("--epochs", positive, 300, "of predictors, at most (default: %(default)s)"),
+        ("--epochs", positive, 3000, "of predictors, at most (default: %(default)s)"),
         ("--block", positive, 75, "samples of a seed and prompt in ModeWorld (default: %(default)s)"),
         ("--planted-seeds", positive, 3, "worlds with planted optima (default: %(default)s)"),
         ("--repeats", positive, 40, "timed runs of cost, at least (default: %(default)s)"),

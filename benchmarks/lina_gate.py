@@ -24,13 +24,14 @@ def verdicts(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     said = []
     for name in dict.fromkeys(case["row"].partition("/")[0] for case in cases if case["row"].startswith("shadows-")):
         place = "both directions" if name == "shadows-pooled" else f"tested on {name.removeprefix('shadows-')}"
-        steered = cell_of(cases, f"{name}/adaptive", "steered", split=OUT)
-        if steered is not None:
-            place += f" ({round(steered['value'] * steered['n'])} of {steered['n']} prompts steered)"
-        for against, other in (("base", "base*"), ("all", "the best fixed setting")):
-            cell = cell_of(cases, f"{name}/adaptive", "difference", split=OUT, against=against)
-            if cell is not None:
-                said.append(f"{place}: {verdict_words(cell, 'LINA adaptive', other)}")
+        for split, words in ((OUT, place), (IN, f"{place}, training prompts")):
+            steered = cell_of(cases, f"{name}/adaptive", "steered", split=split)
+            if steered is not None:
+                words += f" ({round(steered['value'] * steered['n'])} of {steered['n']} prompts steered)"
+            for against, other in (("base", "base*"), ("all", "the best fixed setting")):
+                cell = cell_of(cases, f"{name}/adaptive", "difference", split=split, against=against)
+                if cell is not None:
+                    said.append(f"{words}: {verdict_words(cell, 'LINA adaptive', other)}")
     return said
 
 

@@ -47,6 +47,8 @@ RIGHT_SHARES = (0.75, 0.95)
 """Of the target, in right prompts of calibration."""
 KAPPAS = ((8, 1.0), (8, 2.0), (8, 3.0), (5, 1.0), (5, 5.0))
 SEARCH_BLOCK = 16
+EPOCHS = 300
+"""Of the predictor, at most: nothing tells it when to stop."""
 SEARCHED, FRESH, TESTED = range(4), range(100, 104), range(900, 908)
 """Seeds of blocks of samples: of search and choice, of its acceptance, and of all that is reported."""
 
@@ -179,7 +181,7 @@ def mode_cases(args: Any) -> list[dict[str, Any]]:
     search = Modes(modes.world, min(SEARCH_BLOCK, args.block))
     others = calibrated(modes.world)
     base_scale = max(SCALES, key=lambda scale: sum(search.hits(task, SEARCHED, scale)[0].mean() for task in others[0]))
-    said = _adaptive(search, others, [*wrong, *right], base_scale, args.epochs)
+    said = _adaptive(search, others, [*wrong, *right], base_scale, min(args.epochs, EPOCHS))
 
     def measured(name: str, words: str, scale: float, how: How = lambda _: {}) -> dict[str, Any]:
         return _case(modes, name, words, (wrong, right), scale, how)

@@ -126,7 +126,7 @@ def _direction(
         "hard": int(report.diagnosis.hard.sum()),
         "prompts": len(report.diagnosis.hard),
         "accepted": int(report.search.accepted.sum()),
-        "best_epoch": report.regression.best_epoch,
+        "best_epoch": report.fit.regression.best_epoch,
     }
     fixed, scores = fixed_settings(runner, calibration, range(args.fixed_seeds), scale)
     log(f"fixed: {', '.join(f'{name} {scores[name]:.3f} ({intervention_words(one)})' for name, one in fixed.items())}")

@@ -8,25 +8,26 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gendiff.models.lina_predictor import LINAPredictor
 from gendiff.pipelines.lina import LINAPipeline
-from gendiff.pipelines.lina_choice import graph_features, predicted_interventions
+from gendiff.pipelines.lina_choice import graph_features
 from gendiff.samplers.action_box import ActionBox
 from gendiff.samplers.contrast import CausalContrast
 from gendiff.samplers.intervention import Intervention
 
-from .lina_candidates import nfe_ratio
+from .lina_candidates import Evaluations, nfe_ratio
 from .lina_diagnose import Diagnosis, diagnose
-from .lina_inputs import PredictorInputs, labels_of, split_by_combination
-from .lina_regress import RegressionReport, train_predictor
+from .lina_fit import Fit, fit_predictor
+from .lina_inputs import PredictorInputs, split_by_combination
 from .lina_score import VerifierScore
 from .lina_search import SearchResult, search_interventions
 
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 # A quarter of preset "small": where a contrast acts only on what its cause changes, half the strength is enough.
 LAM_MAX, KAPPA_MAX = 2.0, 2.0
-# Three sets that share no seed: for choosing, for accepting, and for knowing when to stop.
+# Three sets that share no seed: for choosing, for accepting, and for knowing when to stop and when to do nothing.
 SEARCH, FRESH, LOOK = range(8), range(1000, 1024), range(2000, 2008)
 
 
@@ -39,14 +40,14 @@ class Calibration:
         guidance_scale: the best of them; everything else was done with it.
         diagnosis: of all prompts, calibration prompts first.
         search: of the hard ones.
-        regression: of the predictor.
+        fit: of the predictor.
     """
 
     guidance: dict[float, float]
     guidance_scale: float
     diagnosis: Diagnosis
     search: SearchResult
-    regression: RegressionReport
+    fit: Fit
 
     def as_markdown(self) -> str:
         """What a model card says of it."""
@@ -57,7 +58,7 @@ class Calibration:
             f"Score of the plain model by guidance scale (mean of the share of checks passed and of all being passed; "
             f"calibration prompts): {scores}. Guidance {self.guidance_scale:g} was kept.\n\n"
             f"Of {len(self.diagnosis.base)} prompts {int(self.diagnosis.hard.sum())} were hard; the search accepted an "
-            f"intervention for {accepted}{gain} on seeds it had not seen.\n"
+            f"intervention for {accepted}{gain} on seeds it had not seen. {self.fit.as_markdown()}"
         )
 
 
@@ -89,7 +90,7 @@ def calibrate(
     seeds: Sequence[int] = SEARCH,
     fresh_seeds: Sequence[int] = FRESH,
     look_seeds: Sequence[int] = LOOK,
-    epochs: int = 300,
+    epochs: int = 3000,
     reads_prompt: bool = False,
     seed: int = 0,
     log: Callable[[str], None] = lambda line: None,
@@ -126,39 +127,35 @@ def calibrate(
     score = VerifierScore(pipe, world, texts, guidance_scale=scale, **options)
     diagnosis = diagnose(score, len(texts), seeds)
     log(f"{len(diagnosis.hard_prompts)} of {len(texts)} prompts are hard")
+    prices = Evaluations(score, box, seeds, cost=partial(nfe_ratio, rows=1 if scale == 1 else 2))
     found = search_interventions(
-        score,
-        box,
-        diagnosis.hard_prompts,
-        "grid",
-        seeds=seeds,
-        fresh_seeds=fresh_seeds,
-        cost=partial(nfe_ratio, rows=1 if scale == 1 else 2),
+        score, box, diagnosis.hard_prompts, "grid", seeds=seeds, fresh_seeds=fresh_seeds, cost=prices.cost
     )
     log(f"{int(found.accepted.sum())} interventions accepted")
     inputs = predictor_inputs(pipe, texts)
-    kept, out = split_by_combination([pipe.grammar.values(text) for text in texts], seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         predictor = LINAPredictor(
             inputs.embeds.shape[-1], box.to_dict(), base_model=world.name, reads_prompt=reads_prompt
         )
 
-    def held_out(predictor: LINAPredictor) -> float:
-        said = predicted_interventions(predictor, *_parts(inputs.rows(out)))
-        return score(said, out, seeds=look_seeds).mean().item()
+    def gain(ones: Sequence[Intervention], asked: Sequence[int], seeds: Sequence[int]) -> Tensor:
+        apart = score(ones, asked, seeds=seeds) - score(Intervention(), asked, seeds=seeds)
+        return apart.double().mean(1) - torch.tensor([prices.price(one) for one in ones], dtype=torch.float64)
 
-    regression = train_predictor(
+    fit = fit_predictor(
         predictor,
-        inputs.rows(kept),
-        labels_of(found, len(texts)).rows(kept),
-        held_out=held_out,
+        inputs,
+        found,
+        gain,
+        split_by_combination([pipe.grammar.values(text) for text in texts], seed=seed),
+        look_seeds=look_seeds,
+        fresh_seeds=fresh_seeds,
         epochs=epochs,
-        check_every=20,
         seed=seed,
     )
-    log(f"regression: best after {regression.best_epoch} epochs, held out {regression.held_out}")
-    return predictor, Calibration(guidance, scale, diagnosis, found, regression)
+    log(fit.as_markdown().strip())
+    return predictor, Calibration(guidance, scale, diagnosis, found, fit)
 
 
 def predictor_inputs(pipe: LINAPipeline, prompts: Sequence[str]) -> PredictorInputs:
@@ -167,7 +164,3 @@ def predictor_inputs(pipe: LINAPipeline, prompts: Sequence[str]) -> PredictorInp
     return PredictorInputs(
         embeds, words, graph_features([pipe.grammar.parse(text) for text in prompts], pipe.cooccurrence)
     )
-
-
-def _parts(inputs: PredictorInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return inputs.embeds, inputs.mask, inputs.graph

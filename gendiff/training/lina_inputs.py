@@ -53,9 +53,14 @@ class PredictorInputs:
         probe = None if self.probe is None else self.probe.to(device)
         return PredictorInputs(self.embeds.to(device), self.mask.to(device), self.graph.to(device), probe)
 
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """As a predictor's `forward` takes them."""
+        return self.embeds, self.mask, self.graph, self.probe
+
     def said_by(self, predictor: nn.Module) -> tuple[Tensor, Tensor]:
         """Action y (P, K + 4) and gate logits (P,)."""
-        return predictor(self.embeds, self.mask, self.graph, self.probe)
+        return predictor(*self.parts)
 
     def features(self, dim: int = 4) -> Tensor:
         """f (P, F) for a bandit: leading principal components of the mean embedding, then 16 features and the probe.

@@ -49,6 +49,7 @@ def train_predictor(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.01,
     gate_weight: float = 1.0,
+    open_weight: float = 0.5,
     temperature: float = 0.1,
     check_every: int = 10,
     patience: int = 10,
@@ -70,6 +71,8 @@ def train_predictor(
         learning_rate: of AdamW.
         weight_decay: of AdamW.
         gate_weight: of the cross-entropy.
+        open_weight: of a prompt that needs an intervention in it, beside 1 for one that needs none; above 0. Below 1 a
+            gate in doubt stays shut, which at worst leaves a picture as it was.
         temperature: T of "rwr", above 0.
         check_every: epochs between two looks at `held_out`.
         patience: looks without a better J before the training stops.
@@ -81,7 +84,7 @@ def train_predictor(
         ValueError: an argument outside its range, or labels that do not fit.
         FloatingPointError: the loss or the held-out J is not finite.
     """
-    _check(loss, epochs, batch_size, temperature, check_every, patience)
+    _check(loss, epochs, batch_size, temperature, open_weight, check_every, patience)
     check_labels(predictor, inputs, labels)
     if loss == "rwr" and len(labels.tried) != len(inputs):
         raise ValueError(f"loss 'rwr' needs labels.tried for all {len(inputs)} prompts, got {len(labels.tried)}.")
@@ -92,12 +95,13 @@ def train_predictor(
     model, optimizer, loader = accelerator.prepare(predictor, optimizer, loader)
     inputs = inputs.to(accelerator.device)
     wanted = _targets(labels, loss, temperature, accelerator.device)
+    weights = (gate_weight, torch.tensor(open_weight, device=accelerator.device))
     losses: list[float] = []
     looks: list[tuple[int, float]] = []
     best = _State(predictor, 0, _look(predictor, held_out, looks, 0, accelerator))
     for epoch in range(1, epochs + 1):
         model.train()
-        losses.append(_epoch(model, optimizer, loader, inputs, wanted, gate_weight, accelerator))
+        losses.append(_epoch(model, optimizer, loader, inputs, wanted, weights, accelerator))
         if held_out is None or (epoch % check_every and epoch != epochs):
             continue
         found = _look(predictor, held_out, looks, epoch, accelerator)
@@ -149,9 +153,10 @@ def _epoch(
     loader: Any,
     inputs: PredictorInputs,
     wanted: _Targets,
-    gate_weight: float,
+    gate_weights: tuple[float, Tensor],
     accelerator: Accelerator,
 ) -> float:
+    gate_weight, open_weight = gate_weights
     total, batches = 0.0, 0
     for (index,) in loader:
         action, logits = inputs.rows(index).said_by(model)
@@ -159,7 +164,7 @@ def _epoch(
         apart = nn.functional.smooth_l1_loss(action.unsqueeze(1).expand_as(points), points, reduction="none").sum(-1)
         # Per prompt that has a label, so that many easy prompts do not drown the few hard ones.
         labelled = weights.sum().clamp(min=1e-9)
-        gate = nn.functional.binary_cross_entropy_with_logits(logits, wanted.gate[index])
+        gate = nn.functional.binary_cross_entropy_with_logits(logits, wanted.gate[index], pos_weight=open_weight)
         loss = (weights * apart).sum() / labelled + gate_weight * gate
         value = loss.item()
         if not math.isfinite(value):
@@ -193,12 +198,21 @@ def _look(
     return found.item()
 
 
-def _check(loss: str, epochs: int, batch_size: int, temperature: float, check_every: int, patience: int) -> None:
+def _check(
+    loss: str,
+    epochs: int,
+    batch_size: int,
+    temperature: float,
+    open_weight: float,
+    check_every: int,
+    patience: int,
+) -> None:
     if loss not in ("regress", "rwr"):
         raise ValueError(f"loss must be 'regress' or 'rwr', got {loss!r}.")
     counts = {"epochs": epochs, "batch_size": batch_size, "check_every": check_every, "patience": patience}
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}.")
+    for name, value in {"temperature": temperature, "open_weight": open_weight}.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be above 0, got {value}.")

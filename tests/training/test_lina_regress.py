@@ -135,6 +135,19 @@ def test_refinement_on_fresh_prompts_raises_what_a_half_trained_predictor_gets()
     assert sum(report.gains[-10:]) > sum(report.gains[:10])
 
 
+def test_a_gate_in_doubt_is_shut_unless_an_open_one_weighs_more():
+    # Ten prompts alike, of which five need an intervention.
+    inputs = PlantedWorld([True]).inputs.rows([0] * 10)
+    labels = PredictorLabels(torch.full((10, 5), 0.5), torch.arange(10) < 5)
+    opened = []
+    for weight in (0.5, 2.0):
+        predictor = untrained()
+        train_predictor(predictor, inputs, labels, open_weight=weight, epochs=200, learning_rate=1e-2)
+        with torch.no_grad():
+            opened.append(predictor(*_parts(inputs)).gate.tolist())
+    assert opened == [[False] * 10, [True] * 10]
+
+
 def test_splits_share_no_combination():
     values = [{"colour": c, "side": s, "size": z} for c in "rgb" for s in "lr" for z in "st" for _ in range(2)]
     train, held_out = split_by_combination(values, ["colour", "side"], held_out=0.33, seed=2)
@@ -167,6 +180,7 @@ def test_prompts_that_were_not_searched_are_to_keep_their_gate_shut():
         ({"loss": "mse"}, "'regress' or 'rwr', got 'mse'"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"open_weight": float("nan")}, "open_weight must be above 0, got nan"),
         ({"labels": PredictorLabels(torch.zeros(3, 4), torch.zeros(3))}, r"labels must be action \(3, 5\)"),
         ({"labels": PredictorLabels(torch.full((3, 5), 2.0), torch.ones(3))}, r"must lie in \[-1, 1\]"),
         ({"loss": "rwr"}, "'rwr' needs labels.tried for all 3 prompts, got 0"),
