@@ -23,8 +23,9 @@ def verdicts(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the intervals say of LINA adaptive, in sentences."""
     said = []
     for name in dict.fromkeys(case["row"].partition("/")[0] for case in cases if case["row"].startswith("shadows-")):
-        place = "both directions" if name == "shadows-pooled" else f"tested on {name.removeprefix('shadows-')}"
-        for split, words in ((OUT, place), (IN, f"{place}, training prompts")):
+        pooled = name == "shadows-pooled"
+        place = "both directions" if pooled else f"tested on {name.removeprefix('shadows-')}"
+        for split, words in ((OUT, place), (IN, f"{place}, training prompts"))[: 1 + pooled]:
             steered = cell_of(cases, f"{name}/adaptive", "steered", split=split)
             if steered is not None:
                 words += f" ({round(steered['value'] * steered['n'])} of {steered['n']} prompts steered)"

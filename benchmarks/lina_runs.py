@@ -51,10 +51,13 @@ class Runner:
         pipe: a `LINAPipeline`.
         world: with `check(images, prompts)` and `hops`.
         steps: of a run, if it names no other number.
+        asked: further arguments of the pipeline's call for some prompts.
     """
 
-    def __init__(self, pipe: Any, world: Any, steps: int = 10) -> None:
-        self.pipe, self.world, self.steps = pipe, world, steps
+    def __init__(
+        self, pipe: Any, world: Any, steps: int = 10, asked: Callable[[list[str]], dict[str, Any]] = lambda _: {}
+    ) -> None:
+        self.pipe, self.world, self.steps, self.asked = pipe, world, steps, asked
         self.hops = world.hops
         self._numbers = {prompt: number for number, prompt in enumerate(pipe.grammar.prompts())}
         self._known: dict[tuple[Any, ...], Outcome] = {}
@@ -103,14 +106,16 @@ class Runner:
         order = sorted(range(len(prompts)), key=lambda row: each[row].to_json())
         for first in range(0, len(prompts), at_once):
             rows = order[first : first + at_once]
+            texts = [prompts[row] for row in rows]
             output = self.pipe(
-                [prompts[row] for row in rows],
+                texts,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 intervention=[each[row] for row in rows],
                 num_images_per_prompt=len(seeds),
                 latents=torch.stack([self._noise(prompts[row], seed) for row in rows for seed in seeds]),
                 output_type="pt",
+                **self.asked(texts),
             )
             images.append(output.images.cpu())
             nfe += output.nfe

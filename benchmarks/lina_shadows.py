@@ -17,9 +17,9 @@ from lina_runs import Outcome, Runner, best_of, textures
 from lina_statistics import difference_cell
 
 from gendiff.pipelines.lina_choice import chosen_interventions
-from gendiff.samplers.action_box import PRESETS
+from gendiff.samplers.contrast import CausalContrast
 from gendiff.samplers.intervention import Intervention
-from gendiff.training.lina_calibrate import GUIDANCE_SCALES, calibrate
+from gendiff.training.lina_calibrate import BOX, GUIDANCE_SCALES, calibrate
 from gendiff.training.lina_score import VerifierScore
 from gendiff.training.lina_search import search_interventions
 
@@ -33,14 +33,18 @@ WORDS = {
     "best-of-2-equal": "best of 2 at equal NFE (fewer steps; the verifier picks: upper bound)",
     "best-of-2": "best of 2, twice the NFE (the verifier picks: upper bound)",
     "contrast": "uniform contrast, fixed",
+    "orthogonal": "the same contrast, its part along guidance taken out",
+    "control": "the same strength against a plant elsewhere (control: the wrong cause)",
     "prompt": "prompt only, fixed",
     "schedule": "schedule only, fixed",
     "all": "all fixed (best fixed setting of calibration)",
     "latent-only": "latents alone of LINA adaptive",
     "adaptive": "**LINA adaptive**",
-    "oracle": "search on each test prompt (the verifier searches: upper bound)",
+    "oracle": "search on each test prompt (the verifier searches, on other noise)",
 }
 """Rows in the order of the table."""
+CONTROL = "plant"
+"""What `control` contrasts instead of the sun's side, everywhere in the picture."""
 FIXED = ("base", "contrast", "prompt", "schedule", "all")
 AGAINST = {"base": "difference to base*", "all": "to the best fixed setting"}
 
@@ -126,7 +130,9 @@ def _direction(
         "hard": int(report.diagnosis.hard.sum()),
         "prompts": len(report.diagnosis.hard),
         "accepted": int(report.search.accepted.sum()),
-        "best_epoch": report.fit.regression.best_epoch,
+        "held_out": report.fit.held_out,
+        "opened": report.fit.opened,
+        "gain": report.fit.gain,
     }
     fixed, scores = fixed_settings(runner, calibration, range(args.fixed_seeds), scale)
     log(f"fixed: {', '.join(f'{name} {scores[name]:.3f} ({intervention_words(one)})' for name, one in fixed.items())}")
@@ -139,6 +145,10 @@ def _direction(
         log(row)
         first = runner.run(found.prompts[0], test, scale, out)
         found.rows[row] = (first, first if row == "oracle" else runner.run(found.prompts[1], test, scale, known))
+    for row, other in _variants(runner).items():
+        log(row)
+        first, second = (other.run(prompts, test, scale, fixed["contrast"]) for prompts in found.prompts)
+        found.rows[row], found.settings[row] = (first, second), intervention_words(fixed["contrast"])
     for row, one in fixed.items():
         found.settings[row] = f"{intervention_words(one)}; calibration score {scores[row]:.3f}"
     found.settings["base"] = f"guidance {scale:g}"
@@ -150,6 +160,21 @@ def _direction(
         tested = runner.run(found.prompts[0], test, one)
         found.guidance[one] = (report.guidance[one], tested.scores["pap_all"].mean().item())
     return found
+
+
+def _variants(runner: Runner) -> dict[str, Runner]:
+    """Contrasts that say what the gain is made of."""
+    pipe, grammar = runner.pipe, runner.pipe.grammar
+    aside = CausalContrast("orthogonal", mask=grammar.contrast_mask(*pipe.sample_shape[1:]))
+
+    def wrong_cause(prompts: list[str]) -> dict[str, Any]:
+        others = [grammar.counterfactual(text, CONTROL) for text in prompts]
+        return {"counterfactual_prompt": others, "contrast": CausalContrast()}
+
+    return {
+        "orthogonal": Runner(pipe, runner.world, runner.steps, lambda _: {"contrast": aside}),
+        "control": Runner(pipe, runner.world, runner.steps, wrong_cause),
+    }
 
 
 def _equal_rows(runner: Runner, found: Direction, test: range, args: Any) -> None:
@@ -183,16 +208,15 @@ def _searched(runner: Runner, found: Direction, args: Any) -> tuple[Intervention
     score = VerifierScore(
         runner.pipe, runner.world, found.prompts[0], guidance_scale=found.scale, num_inference_steps=args.steps
     )
-    grammar = runner.pipe.grammar
     result = search_interventions(
         score,
-        PRESETS["small"].box([grammar.contrast] if grammar.contrast else []),
+        BOX,
         len(found.prompts[0]),
         "grid",
-        seeds=range(ORACLE, ORACLE + args.fixed_seeds),
+        seeds=range(ORACLE, ORACLE + args.calibration_seeds),
         fresh_seeds=range(ORACLE_FRESH, ORACLE_FRESH + 2),
     )
-    # The best found, accepted or not: a bound from above need not be cautious.
+    # The best found, accepted or not: nobody is harmed.
     return tuple(winner.intervention for winner in result.winners)
 
 

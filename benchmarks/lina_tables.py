@@ -138,7 +138,8 @@ def guidance_table(name: str, case: Case) -> str:
     found = case["calibration"]
     learned = (
         f"Calibration of the predictor: {found['hard']} of {found['prompts']} prompts hard, {found['accepted']} "
-        f"interventions accepted, best after {found['best_epoch']} epochs."
+        f"interventions accepted; on {found['held_out']} prompts that its training did not see its gate opened "
+        f"{found['opened']} times, with a mean gain in score of {found['gain']:+.3f} over all of them."
     )
     return "\n\n".join([markdown_table(header, rows), learned])
 

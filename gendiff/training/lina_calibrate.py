@@ -25,8 +25,8 @@ from .lina_score import VerifierScore
 from .lina_search import SearchResult, search_interventions
 
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
-# A quarter of preset "small": where a contrast acts only on what its cause changes, half the strength is enough.
-LAM_MAX, KAPPA_MAX = 2.0, 2.0
+# A quarter of the strength in preset "small": where a contrast acts only on what its cause changes, that is enough.
+BOX = ActionBox((), lam_max=2.0, kappa_max=2.0, stop_base=0.4, stop_range=0.4)
 # Three sets that share no seed: for choosing, for accepting, and for knowing when to stop and when to do nothing.
 SEARCH, FRESH, LOOK = range(8), range(1000, 1024), range(2000, 2008)
 
@@ -84,7 +84,7 @@ def calibrate(
     prompts: Sequence[str],
     others: Sequence[str] = (),
     *,
-    box: ActionBox | None = None,
+    box: ActionBox = BOX,
     contrast: CausalContrast | None = None,
     num_inference_steps: int = 10,
     seeds: Sequence[int] = SEARCH,
@@ -102,7 +102,7 @@ def calibrate(
         world: its `check` is the verifier.
         prompts: calibration prompts, of the kind that the model gets wrong.
         others: prompts that it mostly gets right, on which the gate is to learn to stay shut.
-        box: of interventions; None for contrast, its window and the schedule, in ranges that suit a masked contrast.
+        box: of interventions; by default contrast, its window and the schedule, in ranges that suit a masked contrast.
         contrast: how the contrast enters.
         num_inference_steps: of every run.
         seeds, fresh_seeds, look_seeds: of the search, of its acceptance and of early stopping.
@@ -118,7 +118,6 @@ def calibrate(
     Raises:
         ValueError: as the stages.
     """
-    box = box or ActionBox((), lam_max=LAM_MAX, kappa_max=KAPPA_MAX, stop_base=0.4, stop_range=0.4)
     options = {"num_inference_steps": num_inference_steps, "contrast": contrast}
     guidance = best_guidance(pipe, world, prompts, seeds=seeds, **options)
     scale = max(guidance, key=lambda one: guidance[one])

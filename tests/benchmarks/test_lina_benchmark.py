@@ -157,7 +157,7 @@ def test_the_script_end_to_end(bench, tmp_path, monkeypatch):
     assert nfe["base-steps"] >= nfe["contrast"] > nfe["base"] and len(steered) > len(COLUMNS)
     assert {"swap/guidance-8", "swap/base", "swap/contrast"} <= set(rows)
     assert [cell["metric"] for cell in rows["swap/base"]["cells"]][:3] == ["image", "text", "group"]
-    assert rows["gate"]["cells"] and len(rows["gate"]["verdicts"]) == 6
+    assert rows["gate"]["cells"] and len(rows["gate"]["verdicts"]) == 8
     page = path.with_suffix(".md").read_text()
     assert "of 2 prompts steered): tie of LINA adaptive and base*" in page and "![base* and LINA adaptive" in page
     with Image.open(tmp_path / "tiny.png") as picture:
