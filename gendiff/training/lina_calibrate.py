@@ -100,7 +100,7 @@ def calibrate(
     Args:
         pipe: the base model.
         world: its `check` is the verifier.
-        prompts: calibration prompts, of the kind that the model gets wrong.
+        prompts: calibration prompts, at least two, of the kind that the model gets wrong.
         others: prompts that it mostly gets right, on which the gate is to learn to stay shut.
         box: of interventions; by default contrast, its window and the schedule, in ranges that suit a masked contrast.
         contrast: how the contrast enters.
@@ -147,7 +147,7 @@ def calibrate(
         inputs,
         found,
         gain,
-        split_by_combination([pipe.grammar.values(text) for text in texts], seed=seed),
+        _split(pipe, prompts, others, seed),
         look_seeds=look_seeds,
         fresh_seeds=fresh_seeds,
         epochs=epochs,
@@ -163,3 +163,16 @@ def predictor_inputs(pipe: LINAPipeline, prompts: Sequence[str]) -> PredictorInp
     return PredictorInputs(
         embeds, words, graph_features([pipe.grammar.parse(text) for text in prompts], pipe.cooccurrence)
     )
+
+
+def _split(pipe: LINAPipeline, prompts: Sequence[str], others: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of prompts to learn from and to hold out, a quarter of each kind, as hard ones may be few."""
+    kept, out = [], []
+    for kind, first in ((prompts, 0), (others, len(prompts))):
+        if first and len(kind) < 2:
+            kept += range(first, first + len(kind))
+            continue
+        parts = split_by_combination([pipe.grammar.values(text) for text in kind], seed=seed)
+        for numbers, part in zip((kept, out), parts, strict=True):
+            numbers += [first + number for number in part]
+    return kept, out
