@@ -33,7 +33,17 @@ def verdicts(cases: Sequence[Mapping[str, Any]]) -> list[str]:
                 cell = cell_of(cases, f"{name}/adaptive", "difference", split=split, against=against)
                 if cell is not None:
                     said.append(f"{words}: {verdict_words(cell, 'LINA adaptive', other)}")
+            said += _repairs(cases, name, split, words)
     return said
+
+
+def _repairs(cases: Sequence[Mapping[str, Any]], name: str, split: str, words: str) -> list[str]:
+    """What became of single images; nothing to say of directions by themselves, or where all was one way before."""
+    repaired, broken = (cell_of(cases, f"{name}/adaptive", metric, split=split) for metric in ("repaired", "broken"))
+    if name != "shadows-pooled" or repaired is None or broken is None:
+        return []
+    wrong = f"of {repaired['n']} images that base* gets wrong LINA adaptive makes {repaired['value']:.0%} right"
+    return [f"{words}: {wrong}, of {broken['n']} that it gets right {broken['value']:.0%} wrong."]
 
 
 def cell_of(cases: Sequence[Mapping[str, Any]], row: str, metric: str, **fields: Any) -> dict[str, Any] | None:

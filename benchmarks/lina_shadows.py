@@ -107,7 +107,8 @@ def _direction(
     runner: Runner, found: Direction, calibration: Sequence[str], others: Sequence[str], args: Any
 ) -> Direction:
     seeds, test = range(args.calibration_seeds), range(TEST, TEST + args.seeds)
-    fresh = range(1000, 1000 + max(args.calibration_seeds, 2))
+    # As many times more as in the recipe: what a gain is worth is harder to see than where the largest is.
+    fresh = range(1000, 1000 + 3 * args.calibration_seeds)
     look = range(2000, 2000 + args.look_seeds)
 
     def log(line: str) -> None:
@@ -273,6 +274,11 @@ def _cells(parts: Sequence[Direction], row: str, which: int, columns: Sequence[s
     cells.append({"metric": "seconds", "value": sum(one.seconds for one in ours) / images, "n": images, "split": split})
     opened = [not one.is_identity for outcome in ours for one in outcome.interventions]
     cells.append({"metric": "steered", "value": sum(opened) / len(opened), "n": len(opened), "split": split})
+    if row == "adaptive":
+        right, before = values["pap_all"].bool(), score(bases, "pap_all").bool()
+        for metric, of in (("repaired", right[~before]), ("broken", ~right[before])):
+            if len(of):
+                cells.append({"metric": metric, "value": of.double().mean().item(), "n": len(of), "split": split})
     for against, others in (("base", bases), ("all", fixed)):
         if row != against:
             cells.append(difference_cell(values["pap_all"], score(others, "pap_all"), against, split=split))

@@ -100,7 +100,7 @@ def calibrate(
     Args:
         pipe: the base model.
         world: its `check` is the verifier.
-        prompts: calibration prompts, at least two, of the kind that the model gets wrong.
+        prompts: calibration prompts, of the kind that the model gets wrong.
         others: prompts that it mostly gets right, on which the gate is to learn to stay shut.
         box: of interventions; by default contrast, its window and the schedule, in ranges that suit a masked contrast.
         contrast: how the contrast enters.
@@ -167,12 +167,9 @@ def predictor_inputs(pipe: LINAPipeline, prompts: Sequence[str]) -> PredictorInp
 
 def _split(pipe: LINAPipeline, prompts: Sequence[str], others: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
     """Numbers of prompts to learn from and to hold out, a quarter of each kind, as hard ones may be few."""
-    kept, out = [], []
-    for kind, first in ((prompts, 0), (others, len(prompts))):
-        if first and len(kind) < 2:
-            kept += range(first, first + len(kind))
-            continue
-        parts = split_by_combination([pipe.grammar.values(text) for text in kind], seed=seed)
-        for numbers, part in zip((kept, out), parts, strict=True):
-            numbers += [first + number for number in part]
+    values = [pipe.grammar.values(text) for text in (*prompts, *others)]
+    if min(len(prompts), len(others)) < 2:
+        return split_by_combination(values, seed=seed)
+    hard, easy = (split_by_combination(part, seed=seed) for part in (values[: len(prompts)], values[len(prompts) :]))
+    kept, out = ([*first, *(len(prompts) + row for row in second)] for first, second in zip(hard, easy, strict=True))
     return kept, out
