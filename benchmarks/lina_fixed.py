@@ -79,5 +79,5 @@ def intervention_words(one: Intervention) -> str:
     if parts:
         parts.append(f"s > {one.window[1]:.2g}")
     if not one.warp.is_identity:
-        parts.append(one.warp.label)
+        parts.append(replace(one.warp, parameter=round(one.warp.parameter, 2)).label)
     return ", ".join(parts)

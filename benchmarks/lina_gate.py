@@ -43,7 +43,7 @@ def _repairs(cases: Sequence[Mapping[str, Any]], name: str, split: str, words: s
     if name != "shadows-pooled" or repaired is None or broken is None:
         return []
     wrong = f"of {repaired['n']} images that base* gets wrong LINA adaptive makes {repaired['value']:.0%} right"
-    return [f"{words}: {wrong}, of {broken['n']} that it gets right {broken['value']:.0%} wrong."]
+    return [f"{words}: {wrong}, of {broken['n']} that it gets right {broken['value']:.0%} wrong"]
 
 
 def cell_of(cases: Sequence[Mapping[str, Any]], row: str, metric: str, **fields: Any) -> dict[str, Any] | None:

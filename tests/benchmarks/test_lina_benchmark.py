@@ -99,6 +99,19 @@ def test_bars_are_met_and_missed_as_their_figures_say(bench):
     assert module.gate_cases([]) == []
 
 
+def test_images_that_were_repaired_and_broken_are_told(bench):
+    cells = [
+        {"metric": "repaired", "value": 0.5, "n": 130, "split": "out of distribution"},
+        {"metric": "broken", "value": 0.1, "n": 126, "split": "out of distribution"},
+    ]
+    told = bench("lina_gate").verdicts([{"row": "shadows-pooled/adaptive", "cells": cells}])
+    assert told == [
+        "both directions: of 130 images that base* gets wrong LINA adaptive makes 50% right, "
+        "of 126 that it gets right 10% wrong"
+    ]
+    assert bench("lina_gate").verdicts([{"row": "shadows-ood-red/adaptive", "cells": cells}]) == []
+
+
 def test_a_setting_is_run_on_the_same_noise_whatever_its_company(bench):
     pipe, world = tiny(ShadowWorld), ShadowWorld(num_images=1)
     runs = bench("lina_runs")
