@@ -68,6 +68,10 @@ def run(args: argparse.Namespace) -> Path:
         say(f"{stem}.json was measured with other settings: it is written anew")
         old = None
     cases, models = (old["cases"], old["models"]) if old else ([], {})
+    # The page names every command that a figure of it came from.
+    earlier = old["command"].splitlines() if old and set(args.parts) != set(PARTS) else []
+    source = origin()
+    source["command"] = "\n".join(dict.fromkeys([*earlier, source["command"]]))
     for part in (part for part in PARTS if part in args.parts):
         say(part)
         found, model = measured(part, args, stem)
@@ -77,7 +81,7 @@ def run(args: argparse.Namespace) -> Path:
         models |= {part: model} if model else {}
         env["load_after"] = load()
         write_result(
-            stem.with_suffix(".json"), {**origin(), "env": env, "settings": settings, "models": models, "cases": cases}
+            stem.with_suffix(".json"), {**source, "env": env, "settings": settings, "models": models, "cases": cases}
         )
     result = read_result(stem.with_suffix(".json"))
     assert result is not None
