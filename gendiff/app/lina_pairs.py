@@ -21,7 +21,9 @@ FONT_SIZE, LINES, WIDTH = 12, 2, 20
 
 
 def pairs(prompts: Sequence[str], images: Mapping[str, Tensor], found: Mapping[str, Sequence[Verdict]]) -> Image.Image:
-    """Two rows for each prompt, from the same noise.
+    """Plain pictures above steered ones, from the same noise.
+
+    Two rows for each prompt; where a prompt has one picture, two rows for all, a column for each prompt.
 
     Args:
         prompts: P texts.
@@ -29,11 +31,17 @@ def pairs(prompts: Sequence[str], images: Mapping[str, Tensor], found: Mapping[s
         found: a verdict for each image, or none.
     """
     count = len(images["base"]) // len(prompts)
+
+    def row(name: str, shown: Sequence[int]) -> list[Image.Image]:
+        return [_judged(images[name][k], found[name][k] if found[name] else None) for k in shown]
+
+    if count == 1 < len(prompts):
+        every = range(len(prompts))
+        return grid([row(name, every) for name in NAMES], [*NAMES.values()], [fill(text, WIDTH) for text in prompts])
     rows, labels = [], []
     for i, prompt in enumerate(prompts):
-        for name in ("base", "lina"):
-            shown = range(i * count, i * count + min(count, COLUMNS))
-            rows.append([_judged(images[name][k], found[name][k] if found[name] else None) for k in shown])
+        for name in NAMES:
+            rows.append(row(name, range(i * count, i * count + min(count, COLUMNS))))
             labels.append(f"{fill(prompt, 24)}\n{NAMES[name]}" if name == "base" else NAMES[name])
     return grid(rows, labels)
 

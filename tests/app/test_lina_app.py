@@ -141,9 +141,19 @@ def test_the_words_under_a_picture_have_the_colour_of_its_verdict(judged):
 
 
 def test_pictures_without_verdicts_have_no_words():
-    images = torch.zeros(2, 3, 32, 32)
+    images = torch.zeros(4, 3, 32, 32)
     sheet = pairs(["a", "b"], {"base": images, "lina": images}, {"base": [], "lina": []})
     assert sheet.height == 8 + 4 * (128 + 8)
+
+
+def test_prompts_with_one_picture_each_stand_side_by_side():
+    images = {"base": torch.zeros(5, 3, 32, 32), "lina": torch.ones(5, 3, 32, 32)}
+    sheet = pairs([PROMPT] * 5, images, {"base": [], "lina": []})
+    assert sheet.width > 5 * 128 > 3 * 128 > sheet.height
+    pixels = np.asarray(sheet)
+    # The plain ones, black here, are above the steered ones.
+    dark = (pixels == 0).all(-1).sum(1) >= 5 * 128
+    assert dark.sum() == 128 and dark[: sheet.height // 2 + 64].sum() == 128
 
 
 def test_prompts_are_picked_by_the_seed_alone():
