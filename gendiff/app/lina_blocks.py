@@ -25,6 +25,8 @@ SEEN = {
     True: "The predictor was made with prompts of this kind: here it was shown what helps.",
     False: "The predictor never saw prompts of this kind either.",
 }
+PLOTTED = 1.1
+"""Kappa of a warp that is shown, at least: below it the two schedules are one line."""
 ARROW = "\N{RIGHTWARDS ARROW}"
 
 
@@ -138,12 +140,12 @@ def score_block(found: Sequence[Answer]) -> str:
 
 
 def schedule_block(found: Sequence[Answer]) -> str:
-    """The noise left after each step, plain and under the first warp; nothing where no warp is used."""
+    """The noise left after each step, plain and under the strongest warp; nothing where no warp is to be seen."""
     warped = [
         (answer.lina.output.schedule[i], one)
         for answer in found
         for i, one in enumerate(answer.lina.output.interventions)
-        if one.gate and not one.warp.is_identity
+        if one.gate and one.warp.parameter >= PLOTTED
     ]
     if not warped:
         return ""
