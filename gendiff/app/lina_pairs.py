@@ -14,7 +14,7 @@ from .pictures import PAPER, grid, to_pil
 SHOWN = 128
 """Side in screen pixels, about, that a picture is enlarged to."""
 COLUMNS = 8
-"""Pictures of a prompt that are shown, at most."""
+"""Pictures in a row, at most."""
 NAMES = {"base": "plain", "lina": "LINA"}
 GOOD, BAD = (0, 110, 60), (176, 32, 32)
 FONT_SIZE, LINES, WIDTH = 12, 2, 20
@@ -23,7 +23,7 @@ FONT_SIZE, LINES, WIDTH = 12, 2, 20
 def pairs(prompts: Sequence[str], images: Mapping[str, Tensor], found: Mapping[str, Sequence[Verdict]]) -> Image.Image:
     """Plain pictures above steered ones, from the same noise.
 
-    Two rows for each prompt; where a prompt has one picture, two rows for all, a column for each prompt.
+    Two rows for each prompt; where a few prompts have one picture each, two rows for all.
 
     Args:
         prompts: P texts.
@@ -35,7 +35,7 @@ def pairs(prompts: Sequence[str], images: Mapping[str, Tensor], found: Mapping[s
     def row(name: str, shown: Sequence[int]) -> list[Image.Image]:
         return [_judged(images[name][k], found[name][k] if found[name] else None) for k in shown]
 
-    if count == 1 < len(prompts):
+    if count == 1 < len(prompts) <= COLUMNS:
         every = range(len(prompts))
         return grid([row(name, every) for name in NAMES], [*NAMES.values()], [fill(text, WIDTH) for text in prompts])
     rows, labels = [], []

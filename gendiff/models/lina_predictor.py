@@ -115,21 +115,26 @@ class LINAPredictor(ModelMixin, ConfigMixin):
         Raises:
             ValueError: a wrong shape; for a wrong D it says which was expected.
         """
+        z = self.out(self.hidden(embeds, mask, graph, probe))
+        return LINAPrediction(torch.tanh(z[:, :-1]), z[:, -1])
+
+    def hidden(self, embeds: Tensor, mask: Tensor, graph: Tensor, probe: Tensor | None = None) -> Tensor:
+        """What the last layer reads, (B, hidden_dim); arguments and errors as those of `forward`."""
         self._check(embeds, mask, graph, probe)
         dtype = self.out.weight.dtype
-        # A product of matrices reads the embedding once and copies nothing.
-        valid = mask.to(device=embeds.device, dtype=dtype).unsqueeze(1)
-        mean = (valid @ embeds.to(dtype)).squeeze(1) / valid.sum(2).clamp(min=1)
-        if not self.config["reads_prompt"]:
-            mean = torch.zeros_like(mean)
+        if self.config["reads_prompt"]:
+            # A product of matrices reads the embedding once and copies nothing.
+            valid = mask.to(device=embeds.device, dtype=dtype).unsqueeze(1)
+            mean = (valid @ embeds.to(dtype)).squeeze(1) / valid.sum(2).clamp(min=1)
+        else:
+            mean = embeds.new_zeros(len(embeds), embeds.shape[-1], dtype=dtype)
         graph = graph.to(dtype)
         said = graph * self.graph_scales.to(dtype) if self.read_graph is None else self.read_graph(graph)
         probed = said.new_zeros(len(said), NUM_PROBE_FEATURES) if probe is None else probe.to(dtype)
         side = torch.cat([said, probed * self.probe_scales.to(dtype)], dim=1)
         act = nn.functional.silu
         hidden = torch.cat([act(self.read_prompt(self.norm(mean))), act(self.read_side(side))], dim=1)
-        z = self.out(act(self.mix(hidden)))
-        return LINAPrediction(torch.tanh(z[:, :-1]), z[:, -1])
+        return act(self.mix(hidden))
 
     def _check(self, embeds: Tensor, mask: Tensor, graph: Tensor, probe: Tensor | None) -> None:
         width = self.config["embed_dim"]

@@ -13,6 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from gendiff.oracles.mode_denoisers import LinearDenoiser, ModeDenoiser
+from gendiff.samplers.loop import State, Step, sample
 
 
 def encode(prompts: Sequence[str], shares: Mapping[str, Sequence[float]], num_tokens: int) -> Tensor:
@@ -168,29 +169,32 @@ class ModeWorldPipeline(DiffusionPipeline):
             self.scheduler.set_timesteps(num_inference_steps, device=device)
         else:
             self.scheduler.set_timesteps(sigmas=sigmas, device=device)
-        timesteps = self.scheduler.timesteps
-        self._num_timesteps = len(timesteps)
-        with self.progress_bar(total=len(timesteps)) as bar:
-            for index, timestep in enumerate(timesteps):
-                model_input = torch.cat([state] * 2) if self.do_classifier_free_guidance else state
-                prediction = self.transformer(
-                    hidden_states=model_input,
-                    timestep=timestep.expand(len(model_input)),
-                    encoder_hidden_states=prompt_embeds,
-                    joint_attention_kwargs=joint_attention_kwargs,
-                    return_dict=False,
-                )[0]
-                if self.do_classifier_free_guidance:
-                    unconditional, conditional = prediction.chunk(2)
-                    prediction = unconditional + guidance_scale * (conditional - unconditional)
-                state = self.scheduler.step(prediction, timestep, state, return_dict=False)[0]
-                if callback_on_step_end is not None:
-                    tensors = {"latents": state, "prompt_embeds": prompt_embeds}
-                    tensors["negative_prompt_embeds"] = negative_prompt_embeds
-                    asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    answer = callback_on_step_end(self, index, timestep, asked)
-                    state = answer.get("latents", state)
-                    prompt_embeds = answer.get("prompt_embeds", prompt_embeds)
-                bar.update()
+        self._num_timesteps = len(self.scheduler.timesteps)
+
+        def predict(x: State, step: Step) -> Tensor:
+            model_input = torch.cat([x] * 2) if self.do_classifier_free_guidance else x
+            prediction = self.transformer(
+                hidden_states=model_input,
+                timestep=step.timestep.expand(len(model_input)),
+                encoder_hidden_states=prompt_embeds,
+                joint_attention_kwargs=joint_attention_kwargs,
+                return_dict=False,
+            )[0]
+            if not self.do_classifier_free_guidance:
+                return prediction
+            unconditional, conditional = prediction.chunk(2)
+            return unconditional + guidance_scale * (conditional - unconditional)
+
+        def on_step_end(step: Step, x: State) -> State | None:
+            nonlocal prompt_embeds
+            if callback_on_step_end is None:
+                return None
+            tensors = {"latents": x, "prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
+            asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+            answer = callback_on_step_end(self, step.index, step.timestep, asked)
+            prompt_embeds = answer.get("prompt_embeds", prompt_embeds)
+            return answer.get("latents", x)
+
+        state = sample(predict, self.scheduler, state, on_step_end=on_step_end, progress=self.progress_bar)
         self.maybe_free_model_hooks()
         return ModeWorldPipelineOutput(images=state) if return_dict else (state,)

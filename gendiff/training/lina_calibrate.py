@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -138,8 +138,12 @@ def calibrate(
             inputs.embeds.shape[-1], box.to_dict(), base_model=world.name, reads_prompt=reads_prompt
         )
 
+    @cache
+    def plain(asked: tuple[int, ...], seeds: tuple[int, ...]) -> Tensor:
+        return score(Intervention(), asked, seeds=seeds)
+
     def gain(ones: Sequence[Intervention], asked: Sequence[int], seeds: Sequence[int]) -> Tensor:
-        apart = score(ones, asked, seeds=seeds) - score(Intervention(), asked, seeds=seeds)
+        apart = score(ones, asked, seeds=seeds) - plain(tuple(asked), tuple(seeds))
         return apart.double().mean(1) - torch.tensor([prices.price(one) for one in ones], dtype=torch.float64)
 
     fit = fit_predictor(

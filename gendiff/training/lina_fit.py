@@ -92,13 +92,9 @@ def fit_predictor(
     untrained = copy.deepcopy(predictor.state_dict())
     accepted = {prompt for prompt, good in zip(found.prompts, found.accepted.tolist(), strict=True) if good}
     watched = [prompt for prompt in out if prompt in accepted]
-    known: dict[tuple[Intervention, ...], float] = {}
 
     def held_out(predictor: LINAPredictor) -> float:
-        ones = tuple(opened_interventions(predictor, inputs.rows(watched)))
-        if ones not in known:
-            known[ones] = gain(ones, watched, look_seeds).mean().item()
-        return known[ones]
+        return gain(opened_interventions(predictor, inputs.rows(watched)), watched, look_seeds).mean().item()
 
     regression = train_predictor(
         predictor,

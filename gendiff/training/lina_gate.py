@@ -46,8 +46,10 @@ def train_gate(
     scale = worth.abs().mean().clamp(min=1e-9)
     weights = torch.where(worth > 0, open_weight, 1.0) * worth.abs() / scale
     optimizer = torch.optim.Adam(predictor.out.parameters(), lr=learning_rate)
+    with torch.no_grad():
+        hidden = predictor.hidden(*inputs.parts)
     for _ in range(epochs):
-        _, logits = inputs.said_by(predictor)
+        logits = predictor.out(hidden)[:, -1]
         loss = nn.functional.binary_cross_entropy_with_logits(logits, (worth > 0).float(), weight=weights)
         optimizer.zero_grad()
         loss.backward()
